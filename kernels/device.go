@@ -1,0 +1,101 @@
+// Package kernels is the arithmetic of training: buffers on a device and the operations on them.
+//
+// Every operation gives the same bits on every device of one numerics class, whatever the number of threads
+// and whichever instruction set runs it: an output of a matrix product is one chain of fused multiply-adds in
+// k order within canonical k blocks, reductions use a fixed lane layout, exp, tanh and log are our own
+// polynomials of fused multiply-adds. See docs/algorithms.md.
+package kernels
+
+// Buffer is a range of a device's memory that holds float32 values. Its meaning belongs to the Device that
+// allocated it; passing it to another device panics.
+type Buffer interface {
+	// Len is the number of float32 values.
+	Len() int
+	// Slice is the part [off, off+n) of the same memory.
+	Slice(off, n int) Buffer
+}
+
+// Ints is a range of a device's memory that holds int32 values (token ids, labels).
+type Ints interface {
+	Len() int
+	Slice(off, n int) Ints
+}
+
+// Device allocates buffers and runs operations on them. Operations are enqueued in order and may run
+// asynchronously: results are there after Sync (Download syncs by itself). Shapes are checked when an operation is
+// enqueued; a wrong shape is a programmer's error and panics. A Device is used by one goroutine at a time.
+//
+// Matrices are row-major. Shapes stand in each operation's comment; "dx +=" accumulates, "dx =" overwrites.
+type Device interface {
+	// Name is for people: "cpu avx512, 2 threads".
+	Name() string
+	// Class is the numerics class: devices of one class give equal bits.
+	Class() string
+
+	Alloc(n int) (Buffer, error) // zeroed
+	AllocInts(n int) (Ints, error)
+	// Host is the buffer's memory itself where the host can address it, else nil.
+	// The caller Syncs before it reads and keeps off while operations run.
+	Host(b Buffer) []float32
+	Upload(dst Buffer, src []float32)
+	UploadInts(dst Ints, src []int32)
+	Download(dst []float32, src Buffer) error
+	Sync() error
+	Close() error
+
+	Zero(x Buffer)
+	Copy(dst, src Buffer)
+	// Add: dst = a + b, element by element (a tree node's two children).
+	Add(dst, a, b Buffer)
+	// Scale: x = x·s.
+	Scale(x Buffer, s float32)
+
+	// Linear: out[m,n] = x[m,k]·w[n,k]ᵀ (+ bias[n] if not nil).
+	Linear(out, x, w, bias Buffer, m, n, k int)
+	// LinearBackward: dx[m,k] = dout[m,n]·w[n,k] (skipped when dx is nil), dw[n,k] += doutᵀ·x, dbias[n] += Σ_m dout
+	// (skipped when dbias is nil).
+	LinearBackward(dx, dw, dbias, dout, x, w Buffer, m, n, k int)
+
+	// Embed: out[i,:] = wte[tokens[i],:] + wpe[i mod t,:] for i in [0, b·t), rows of c. wpe may be nil.
+	Embed(out, wte, wpe Buffer, tokens Ints, b, t, c int)
+	// EmbedBackward: dwte[tokens[i],:] += dout[i,:], dwpe[i mod t,:] += dout[i,:], each in order of i.
+	EmbedBackward(dwte, dwpe, dout Buffer, tokens Ints, b, t, c int)
+
+	// LayerNorm: out = (x-mean)·rstd·gamma + beta over rows of c, eps 1e-5; mean and rstd [rows] are kept for backward.
+	LayerNorm(out, mean, rstd, x, gamma, beta Buffer, rows, c int)
+	// LayerNormBackward: dx += …, dgamma += …, dbeta += ….
+	LayerNormBackward(dx, dgamma, dbeta, dout, x, gamma, mean, rstd Buffer, rows, c int)
+	// Residual: out = a + b.
+	Residual(out, a, b Buffer)
+
+	// Attention is causal multi-head attention: qkv[b,t,3,heads,hs] → out[b,t,heads·hs], scale 1/√hs.
+	// att[b,heads,t,t] keeps the probabilities for backward.
+	Attention(out, att, qkv Buffer, b, t, heads, hs int)
+	// AttentionBackward: dqkv = … (overwritten). scratch has at least b·heads·t·t elements.
+	AttentionBackward(dqkv, dout, qkv, att, scratch Buffer, b, t, heads, hs int)
+
+	// GELU (tanh form): out = gelu(x). GELUBackward: dx = dout·gelu'(x).
+	GELU(out, x Buffer)
+	GELUBackward(dx, dout, x Buffer)
+	// ReLU: out = max(x, 0). ReLUBackward: dx = dout where x > 0, else 0.
+	ReLU(out, x Buffer)
+	ReLUBackward(dx, dout, x Buffer)
+
+	// CrossEntropy: losses[i] = -log softmax(logits[i,:v])[targets[i]]; logits[i,:] becomes scale·(softmax - onehot),
+	// the gradient. A negative target is ignored: loss 0, gradient 0. With scale 0 logits stay as they are.
+	CrossEntropy(losses, logits Buffer, targets Ints, rows, v int, scale float32)
+	// Sum: out[0] = Σ x in the fixed lane layout.
+	Sum(out, x Buffer)
+	// SquareSum: out[0] = Σ x² over fixed blocks, combined in block order (the global norm).
+	SquareSum(out, x Buffer)
+
+	// AdamW is one pass over parameter p, gradient g and moments m, v (decoupled weight decay, bias correction
+	// by step ≥ 1). The gradient is multiplied by gscale first (averaging and clipping).
+	AdamW(p, g, m, v Buffer, gscale float32, a AdamW)
+}
+
+// AdamW has the hyper-parameters of one AdamW update (Loshchilov and Hutter 2019, algorithm 2).
+type AdamW struct {
+	LR, Beta1, Beta2, Eps, Decay float32
+	Step                         int64
+}
