@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -133,7 +134,7 @@ func TestShardGradientsAddUpToTheBatchs(t *testing.T) {
 			}
 			require.InDelta(t, wholeLoss, loss, 1e-4)
 			require.InDeltaSlice(t, whole, download(t, dev, c.model.GradBuffer()), 1e-6)
-			require.NotZero(t, whole[0])
+			require.Greater(t, slices.Max(whole), float32(1e-3))
 		})
 	}
 }
@@ -204,7 +205,7 @@ func TestInitDependsOnTheSeedAlone(t *testing.T) {
 	for _, v := range download(t, dev, m.ParamBuffer())[:4] {
 		got = append(got, math.Float32bits(v))
 	}
-	require.Equal(t, []uint32{0, 0, 0, 0}, got)
+	require.Equal(t, []uint32{0xbbb375c2, 0xb9cab852, 0x3d2523d7, 0xbc2b50a4}, got)
 }
 
 func TestInitHasGPT2sSpread(t *testing.T) {
