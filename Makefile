@@ -17,6 +17,10 @@ LINTFLAGS    ?=
 # The packages that start goroutines, and the arithmetic with its thread pool.
 RACE_PKGS    ?= ./checkpoint/... ./cmd/... ./collective/... ./coordinator/... ./elastic/... ./kernels/... ./worker/...
 
+# Which tests are the simulator's and the process tests.
+SIM_RUN := Sim
+E2E_RUN := E2E|Script
+
 PB    := coordinator/coordinatorpb
 CACHE := $(CURDIR)/.cache
 
@@ -41,6 +45,11 @@ demo: build ## train under faults and undisturbed, then compare the weights
 
 # ---- test
 
+# $(call some-test,PATTERN,PACKAGE) fails when no test has such a name: go test would pass.
+define some-test
+	@list=$$(go test -list '$(1)' $(2)); grep -q '^Test' <<<"$$list" || { echo "no test of $(2) matches $(1)"; exit 1; }
+endef
+
 .PHONY: test
 test: ## run all tests, the process tests included
 	go test -timeout $(TEST_TIMEOUT) ./...
@@ -55,11 +64,13 @@ portable: ## run the kernels' tests without cgo: plain Go must give the same bit
 
 .PHONY: sim
 sim: ## simulate SEEDS jobs under random faults
-	go test -count=1 -timeout 60m ./elastic/elastictest -run Sim -sim.seeds=$(SEEDS)
+	$(call some-test,$(SIM_RUN),./elastic/elastictest)
+	go test -count=1 -timeout 60m -run '$(SIM_RUN)' ./elastic/elastictest -sim.seeds=$(SEEDS)
 
 .PHONY: e2e
 e2e: ## run the process tests alone: real binaries, real signals
-	go test -count=1 -timeout $(TEST_TIMEOUT) -run 'E2E|Script' ./cmd/farandole
+	$(call some-test,$(E2E_RUN),./cmd/farandole)
+	go test -count=1 -timeout $(TEST_TIMEOUT) -run '$(E2E_RUN)' ./cmd/farandole
 
 # One target per go test call is what -fuzz allows.
 .PHONY: fuzz
