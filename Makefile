@@ -92,7 +92,7 @@ bench: ## run the benchmarks that BENCH matches, BENCHCOUNT times, and summarise
 # ---- keep the house
 
 .PHONY: lint
-lint: ## run golangci-lint; its first run builds it, which takes minutes
+lint: ## run golangci-lint; its first run also builds it
 	go run $(GOLANGCI_LINT) run $(LINTFLAGS) ./...
 
 # $(call generate,DIR) writes the code generated from the .proto files under DIR.
@@ -108,7 +108,7 @@ gen: ## regenerate the gRPC code from coordinator.proto
 	$(call generate,$(CURDIR)/$(PB))
 
 .PHONY: check
-check: check-gen check-fmt check-mod check-build ## check generated code, format, vet, go.mod, and the builds without cgo
+check: check-gen check-fmt check-docs check-mod check-build ## check generated code, format, links, go.mod, vet, and the builds without cgo
 
 .PHONY: check-gen
 check-gen:
@@ -127,6 +127,19 @@ check-fmt:
 check-mod:
 	go mod tidy -diff
 	go mod verify
+
+# Relative links of the documents, and documents that the code names.
+.PHONY: check-docs
+check-docs:
+	@bad=0; \
+	while IFS=: read -r file link; do \
+	  path=$${link%%#*}; \
+	  if [ -n "$$path" ] && [ ! -e "$$(dirname "$$file")/$$path" ]; then echo "$$file links to $$link, which is missing"; bad=1; fi; \
+	done < <(find . -name '*.md' -not -path './.cache/*' -print0 | xargs -0 grep -HoP '\]\(\K(?!https?:|mailto:)[^) ]+'); \
+	while IFS=: read -r file doc; do \
+	  if [ ! -e "$$doc" ]; then echo "$$file names $$doc, which is missing"; bad=1; fi; \
+	done < <(grep -rHo --exclude-dir=.cache --include='*.go' --include='*.proto' --include='*.sh' 'docs/[a-zA-Z0-9/_-]*\.md' . | sort -u); \
+	exit $$bad
 
 # vet type-checks the tests too, so a test that needs cgo without saying so is found here.
 .PHONY: check-build
