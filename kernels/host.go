@@ -79,12 +79,16 @@ func (d *hostDevice) Alloc(n int) (Buffer, error) {
 	if err := checkAlloc(n); err != nil {
 		return nil, err
 	}
+	return &hostBuffer{d, alignedFloats(n)}, nil
+}
+
+func alignedFloats(n int) []float32 {
 	x := make([]float32, n+alignBytes/4)
 	off := 0
 	if rest := uintptr(unsafe.Pointer(&x[0])) % alignBytes; rest != 0 {
 		off = int(alignBytes-rest) / 4
 	}
-	return &hostBuffer{d, x[off : off+n : off+n]}, nil
+	return x[off : off+n : off+n]
 }
 
 func (d *hostDevice) AllocInts(n int) (Ints, error) {
