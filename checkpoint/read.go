@@ -281,7 +281,7 @@ func (d *Dir) readBatch(ctx context.Context, c *committed, part manifestPart, ba
 	defer f.Close()
 	var scratch []byte
 	if !fill {
-		scratch = make([]byte, chunk)
+		scratch = make([]byte, min(part.Bytes, chunk))
 	}
 	for _, t := range batch {
 		sum, err := readPiece(ctx, f, t, scratch)
