@@ -53,6 +53,8 @@ func (d *Dir) inspect(step elastic.Step) Info {
 		var corrupt *CorruptError
 		if errors.As(err, &corrupt) {
 			info.Problem = fmt.Sprintf("%s: %s", corrupt.Path, corrupt.Reason)
+		} else {
+			info.unreadable = true
 		}
 	}
 	return info
