@@ -25,7 +25,7 @@ func (s *Session) command(c *pb.WorkerCommand) error {
 	case *pb.WorkerCommand_Ended:
 		s.ended(of.Ended)
 	case *pb.WorkerCommand_Preempt:
-		s.preempt.Store(max(1, of.Preempt.At))
+		s.preempt.Store(true)
 	default:
 		return fmt.Errorf("worker: the coordinator sent a command that this version does not know (%T)", c.Of)
 	}
@@ -85,7 +85,7 @@ func (s *Session) takeView(m *pb.View) error {
 	old := p.gen
 	g := &generation{view: v, rank: rank, ready: make(chan struct{})}
 	g.ctx, g.cancel = context.WithCancelCause(s.life)
-	p.gen, p.fence.Generation, p.broken = g, v.Generation, true
+	p.gen, p.fence.Generation, p.fence.View, p.broken = g, v.Generation, v.Generation, true
 	p.due = 0
 	p.signal()
 	p.mu.Unlock()
@@ -94,6 +94,7 @@ func (s *Session) takeView(m *pb.View) error {
 	if old != nil {
 		old.abort(collective.ErrGenerationChanged)
 	}
+	s.mail.moved.Store(0)
 	s.wg.Go(func() { s.keep(g) })
 	return nil
 }
@@ -133,6 +134,7 @@ func viewOf(m *pb.View) (*elastic.View, error) {
 	}
 	v := &elastic.View{
 		Job: m.Job, Generation: elastic.Generation(m.Generation), Shards: int(m.Shards), Resume: elastic.Step(m.Resume),
+		ResumeTerm: elastic.Generation(m.ResumeTerm),
 	}
 	at := 0
 	for r, w := range m.Roster {

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/farandole-ml/farandole/checkpoint"
@@ -19,9 +18,8 @@ import (
 const failPatience = 5
 
 // start begins the session's life, once, at the first Next.
-func (s *Session) start(ctx context.Context) error {
+func (s *Session) start() error {
 	s.running = true
-	s.life, s.cancel = context.WithCancelCause(ctx)
 	if err := s.check(); err != nil {
 		return err
 	}
@@ -189,8 +187,8 @@ func (s *Session) conclude(ctx context.Context, g *generation) error {
 
 // report prints the result of training alone.
 func (s *Session) report(at elastic.Step, sum string) {
-	_, _ = fmt.Fprintf(os.Stderr, "done step %d loss %.6f in %v\n", at, s.loss, time.Since(s.started).Round(time.Millisecond))
-	_, _ = fmt.Fprintf(os.Stdout, "weights_sha256 %s\n", sum)
+	_, _ = fmt.Fprintf(s.stderr, "done step %d loss %.6f in %v\n", at, s.loss, time.Since(s.started).Round(time.Millisecond))
+	_, _ = fmt.Fprintf(s.stdout, "weights_sha256 %s\n", sum)
 }
 
 // weightsSHA256 is over the values of all parameters in registration order, as little-endian float32.

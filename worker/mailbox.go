@@ -2,6 +2,7 @@ package worker
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "github.com/farandole-ml/farandole/coordinator/coordinatorpb"
@@ -20,6 +21,7 @@ type mailbox struct {
 	beat    pb.Heartbeat
 	kick    chan struct{} // a letter waits
 	step    chan struct{} // the beat has news
+	moved   atomic.Int64  // bytes of the sync plan
 }
 
 type letter struct {
@@ -120,7 +122,7 @@ func (m *mailbox) heartbeat() *pb.WorkerMessage {
 	b := &m.beat
 	return &pb.WorkerMessage{Of: &pb.WorkerMessage_Heartbeat{Heartbeat: &pb.Heartbeat{
 		Generation: b.Generation, Applied: b.Applied, Loss: b.Loss,
-		AppliedUnixNanos: b.AppliedUnixNanos, FirstUnixNanos: b.FirstUnixNanos,
+		AppliedUnixNanos: b.AppliedUnixNanos, FirstUnixNanos: b.FirstUnixNanos, Moved: m.moved.Load(),
 	}}}
 }
 
@@ -164,6 +166,6 @@ func (m *mailbox) forget() {
 func fenceToPB(f elastic.Fence) *pb.Fence {
 	return &pb.Fence{
 		Generation: uint64(f.Generation), Applied: int64(f.Applied), HoldsReduced: f.HoldsReduced,
-		HoldsState: f.HoldsState, Checkpoint: int64(f.Checkpoint),
+		HoldsState: f.HoldsState, Checkpoint: int64(f.Checkpoint), View: uint64(f.View), Term: uint64(f.Term),
 	}
 }

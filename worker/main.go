@@ -62,6 +62,10 @@ func Run(ctx context.Context, cfg Config, t Trainer) error {
 	if err != nil {
 		return err
 	}
+	return s.run(ctx, t)
+}
+
+func (s *Session) run(ctx context.Context, t Trainer) error {
 	defer s.Close()
 	if err := t.Setup(ctx, s); err != nil {
 		s.mistake = err // told to the coordinator, like every failure of the program
@@ -69,7 +73,7 @@ func Run(ctx context.Context, cfg Config, t Trainer) error {
 	if f, ok := t.(Finisher); ok {
 		s.finish = func(ctx context.Context) error { return f.Finish(ctx, s) }
 	}
-	if cfg.Coordinator == "" {
+	if s.cfg.Coordinator == "" {
 		s.progress = s.lines()
 	}
 	for s.Next(ctx) {
@@ -126,7 +130,7 @@ func (s *Session) lines() func(elastic.Step, float64) {
 			} else if n := s.plan.SamplesPerStep; n > 0 {
 				rate, unit = rate*float64(n), "samples"
 			}
-			fmt.Fprintf(os.Stderr, "step %d/%d loss %.6f %.0f %s/s\n", at, s.plan.Steps, loss, rate, unit)
+			_, _ = fmt.Fprintf(s.stderr, "step %d/%d loss %.6f %.0f %s/s\n", at, s.plan.Steps, loss, rate, unit)
 			last, from = now, at
 		}
 	}

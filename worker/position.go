@@ -25,7 +25,7 @@ type generation struct {
 	ended error             // guarded by mu: why abort was called
 
 	// The training goroutine's own.
-	stage stage
+	stage  stage
 	broken bool
 }
 

@@ -22,7 +22,7 @@ func (s *Session) reduce(c *step) error {
 		a.slots = [][]float32{s.vec.take()}
 		clear(a.slots[0])
 	}
-	if at := s.preempt.Load(); at > 0 && int64(c.number) >= at {
+	if s.preempt.Load() {
 		a.slots[0][s.vec.grads+1] = 1
 	}
 	if g := c.gen; g.group != nil {

@@ -192,7 +192,7 @@ func (s *Session) load(ctx context.Context, step elastic.Step) error {
 	var mismatch *checkpoint.MismatchError
 	switch {
 	case err == nil:
-		s.hold(step)
+		s.hold(step, 0)
 		s.counters.recoveries.Add(1)
 		return nil
 	case errors.As(err, &mismatch):

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,7 +44,9 @@ type Session struct {
 	mail     *mailbox
 	listener *tcp.Listener // nil alone
 	limits   elastic.Limits
-	preempt  atomic.Int64 // step from which this worker votes to stop; 0: none
+	preempt  atomic.Bool // vote to stop after the next step
+	stdout   io.Writer
+	stderr   io.Writer
 	inject   func(point string, step elastic.Step, rank int) (nan bool)
 
 	running bool
@@ -74,8 +78,8 @@ type step struct {
 	reduced bool          // the sum is there: the position is busy until Commit
 }
 
-// Join makes a session of cfg. It checks cfg and starts nothing: register with Plan, Param and State, then call
-// Next, which connects.
+// Join makes a session of cfg, for as long as ctx lives. It checks cfg and starts nothing: register with Plan, Param
+// and State, then call Next, which connects.
 func Join(ctx context.Context, cfg Config) (*Session, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -85,6 +89,8 @@ func Join(ctx context.Context, cfg Config) (*Session, error) {
 		return nil, err
 	}
 	s := &Session{cfg: cfg, limits: elastic.LimitsOf(cfg.Liveness), inject: cfg.Fault.injector()}
+	s.life, s.cancel = context.WithCancelCause(ctx)
+	s.stdout, s.stderr = os.Stdout, os.Stderr
 	s.log = cfg.Logger.With("member", string(cfg.Member))
 	s.mail = newMailbox()
 	s.pos = newPosition(s.mail.fenced)
@@ -212,7 +218,7 @@ func (s *Session) target() elastic.Step {
 // A step that was begun and not committed is dropped: it begins again.
 func (s *Session) Next(ctx context.Context) bool {
 	if !s.running {
-		if err := s.start(ctx); err != nil {
+		if err := s.start(); err != nil {
 			s.fail(err)
 		}
 	}
@@ -372,7 +378,10 @@ func (s *Session) Commit(ctx context.Context) {
 	s.loss = s.vec.loss(s.plan.Shards)
 	s.cur = nil
 	s.pos.settle(func(f *elastic.Fence) {
-		f.Applied, f.HoldsState, f.HoldsReduced = c.number, true, true
+		f.Applied, f.HoldsState, f.HoldsReduced, f.Term = c.number, true, true, c.gen.number()
+		if c.lag {
+			f.Term = c.gen.view.ResumeTerm
+		}
 	})
 	s.counters.steps.Add(1)
 	s.mail.committed(c.gen.number(), c.number, s.loss, time.Now())
@@ -397,9 +406,7 @@ func (s *Session) Err() error {
 func (s *Session) Close() {
 	s.closed.Do(func() {
 		s.pos.end(1, &EndedError{1, "the program left its training loop"})
-		if s.cancel != nil {
-			s.cancel(collective.ErrClosed)
-		}
+		s.cancel(collective.ErrClosed)
 		if s.listener != nil {
 			_ = s.listener.Close()
 		}

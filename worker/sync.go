@@ -70,7 +70,11 @@ func (s *Session) form(g *generation) (lag bool, err error) {
 		g.stage = stageAgree
 	}
 	err = s.agree(g)
-	s.pos.settle(nil)
+	s.pos.settle(func(f *elastic.Fence) {
+		if err == nil {
+			f.Term = g.view.ResumeTerm
+		}
+	})
 	if err != nil {
 		return false, err
 	}
@@ -131,9 +135,9 @@ func (s *Session) supply(g *generation) error {
 				if s.vec.committed != g.view.Resume || s.vec.step != g.view.Resume {
 					return fmt.Errorf("rank %d needs the reduced gradient of step %d, which is not here", to, g.view.Resume)
 				}
-				eg.Go(func() error { return guard(g, to, "sending the gradient", sendAll(g, to, asBytes(s.vec.reduced))) })
+				eg.Go(func() error { return guard(g, to, "sending the gradient", s.sendAll(g, to, asBytes(s.vec.reduced))) })
 			case elastic.SyncState:
-				eg.Go(func() error { return guard(g, to, "sending state", sendAll(g, to, s.stripe(k, len(p.From))...)) })
+				eg.Go(func() error { return guard(g, to, "sending state", s.sendAll(g, to, s.stripe(k, len(p.From))...)) })
 			}
 		}
 	}
@@ -173,7 +177,7 @@ func (s *Session) stripe(k, n int) [][]byte {
 }
 
 // sendAll sends pieces, then the xxh3 of all of them.
-func sendAll(g *generation, to int, pieces ...[]byte) error {
+func (s *Session) sendAll(g *generation, to int, pieces ...[]byte) error {
 	h := xxh3.New()
 	for _, p := range pieces {
 		for len(p) > 0 {
@@ -182,6 +186,7 @@ func sendAll(g *generation, to int, pieces ...[]byte) error {
 			if err := g.group.Send(g.ctx, to, p[:n]); err != nil {
 				return err
 			}
+			s.mail.moved.Add(int64(n))
 			p = p[n:]
 		}
 	}
@@ -192,7 +197,7 @@ func sendAll(g *generation, to int, pieces ...[]byte) error {
 var errCorrupt = errors.New("the hash of what arrived is not the sender's")
 
 // receiveAll is the other side of sendAll.
-func receiveAll(g *generation, from int, pieces ...[]byte) error {
+func (s *Session) receiveAll(g *generation, from int, pieces ...[]byte) error {
 	h := xxh3.New()
 	for _, p := range pieces {
 		for len(p) > 0 {
@@ -201,6 +206,7 @@ func receiveAll(g *generation, from int, pieces ...[]byte) error {
 				return err
 			}
 			_, _ = h.Write(p[:n])
+			s.mail.moved.Add(int64(n))
 			p = p[n:]
 		}
 	}
@@ -216,7 +222,7 @@ func receiveAll(g *generation, from int, pieces ...[]byte) error {
 
 func (s *Session) receiveReduced(g *generation, from int) error {
 	b := s.vec.take()
-	if err := guard(g, from, "receiving the gradient", receiveAll(g, from, asBytes(b))); err != nil {
+	if err := guard(g, from, "receiving the gradient", s.receiveAll(g, from, asBytes(b))); err != nil {
 		s.vec.give(b)
 		return err
 	}
@@ -233,12 +239,12 @@ func (s *Session) receiveState(g *generation, from []int) error {
 	start := time.Now()
 	var eg errgroup.Group
 	for k, r := range from {
-		eg.Go(func() error { return guard(g, r, "receiving state", receiveAll(g, r, s.stripe(k, len(from))...)) })
+		eg.Go(func() error { return guard(g, r, "receiving state", s.receiveAll(g, r, s.stripe(k, len(from))...)) })
 	}
 	if err := eg.Wait(); err != nil {
 		return err
 	}
-	s.hold(g.view.Resume)
+	s.hold(g.view.Resume, g.view.ResumeTerm)
 	s.counters.recoveries.Add(1)
 	s.log.Info("state received", "gen", g.number(), "step", int64(g.view.Resume), "from", from, "took", time.Since(start))
 	return nil
@@ -247,9 +253,9 @@ func (s *Session) receiveState(g *generation, from []int) error {
 // unhold says that the state is about to be overwritten; hold, that it is that of a step.
 func (s *Session) unhold() {
 	s.vec.lose()
-	s.pos.edit(func(f *elastic.Fence) { f.Applied, f.HoldsState, f.HoldsReduced = 0, false, false })
+	s.pos.edit(func(f *elastic.Fence) { f.Applied, f.HoldsState, f.HoldsReduced, f.Term = 0, false, false, 0 })
 }
 
-func (s *Session) hold(step elastic.Step) {
-	s.pos.edit(func(f *elastic.Fence) { f.Applied, f.HoldsState, f.HoldsReduced = step, true, false })
+func (s *Session) hold(step elastic.Step, term elastic.Generation) {
+	s.pos.edit(func(f *elastic.Fence) { f.Applied, f.HoldsState, f.HoldsReduced, f.Term = step, true, false, term })
 }
