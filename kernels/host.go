@@ -19,10 +19,12 @@ type hostDevice struct {
 	engine engine
 	pool   *pool
 	tasks  tasks
+
+	minPartWork int
 }
 
 func newHostDevice(name string, e engine, p *pool) *hostDevice {
-	return &hostDevice{name: name, engine: e, pool: p}
+	return &hostDevice{name: name, engine: e, pool: p, minPartWork: minPartWork}
 }
 
 func (d *hostDevice) Name() string  { return d.name }
@@ -153,12 +155,17 @@ func (d *hostDevice) optional(op, arg string, b Buffer, n int) []float32 {
 	return d.floats(op, arg, b, n)
 }
 
-// checkDims panics unless every dimension is at least 1.
+// maxWork bounds the product of an operation's dimensions, so that no size computed from them wraps around.
+const maxWork = 1 << 60
+
+// checkDims panics unless every dimension is at least 1 and their product at most maxWork.
 func checkDims(op string, dims ...int) {
+	work := 1
 	for _, n := range dims {
-		if n < 1 {
-			panic(fmt.Sprintf("kernels: %s: dimensions %v: each must be at least 1", op, dims))
+		if n < 1 || n > maxWork/work {
+			panic(fmt.Sprintf("kernels: %s: dimensions %v: each must be at least 1, and their product at most 2⁶⁰", op, dims))
 		}
+		work *= n
 	}
 }
 

@@ -12,10 +12,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// newCPU is a device that cuts even small operations for all its threads.
 func newCPU(t testing.TB, isa string, threads int) kernels.Device {
 	t.Helper()
 	d, err := kernels.NewCPU(kernels.Config{ISA: isa, Threads: threads})
 	require.NoError(t, err)
+	kernels.CutFinely(d)
 	t.Cleanup(func() { require.NoError(t, d.Close()) })
 	return d
 }

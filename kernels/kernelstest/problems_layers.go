@@ -8,8 +8,15 @@ import (
 	"github.com/farandole-ml/farandole/kernels"
 )
 
+// product is the shape of a matrix product with one long side, past several blocks of every kind.
+func product(r *rand.Rand, size int) (m, n, k int) {
+	d := [3]int{dim(r, size), dim(r, size), dim(r, size)}
+	d[r.IntN(3)] = dim(r, size*10)
+	return d[0], d[1], d[2]
+}
+
 func linear(r *rand.Rand, size int) Problem {
-	m, n, k := dim(r, size), dim(r, size), dim(r, size*2)
+	m, n, k := product(r, size)
 	p := Problem{
 		Name: fmt.Sprintf("Linear m=%d n=%d k=%d", m, n, k),
 		Buffers: []Argument{out("out", m*n, summed(k)), in("x", normal(r, m*k, 1)), in("w", normal(r, n*k, 1)),
@@ -26,7 +33,7 @@ func linear(r *rand.Rand, size int) Problem {
 }
 
 func linearBackward(r *rand.Rand, size int) Problem {
-	m, n, k := dim(r, size*2), dim(r, size), dim(r, size)
+	m, n, k := product(r, size)
 	p := Problem{
 		Name: fmt.Sprintf("LinearBackward m=%d n=%d k=%d", m, n, k),
 		Buffers: []Argument{out("dx", m*k, summed(n)), inout("dw", normal(r, n*k, 1), summed(m)),
@@ -119,7 +126,7 @@ func layerNorm(r *rand.Rand, size int) Problem {
 }
 
 func layerNormBackward(r *rand.Rand, size int) Problem {
-	rows, c := dim(r, size*2), dim(r, size*2)
+	rows, c := dim(r, size*8), dim(r, size*2)
 	x := normal(r, rows*c, 1)
 	_, mean, rstd := LayerNorm64(widen(x), make([]float64, c), make([]float64, c), rows, c)
 	return Problem{
