@@ -146,7 +146,7 @@ func (j *job) hear(id elastic.MemberID, out *outbox[*pb.WorkerCommand], msg *pb.
 }
 
 func (j *job) heartbeat(id elastic.MemberID, h *pb.Heartbeat) {
-	resumed, advanced := j.prog.heard(h, time.Now())
+	resumed, advanced := j.prog.heard(h)
 	for _, c := range resumed {
 		j.srv.metrics.resume.WithLabelValues(j.id).Observe(c.ResumeMs / 1e3)
 		j.change(c)

@@ -205,7 +205,6 @@ func (j *job) do(a elastic.Action) {
 	case elastic.Prepare:
 		j.tell(a.To, &pb.WorkerCommand{Of: &pb.WorkerCommand_Prepare{Prepare: &pb.Prepare{
 			Generation: uint64(a.Generation), Reason: a.Reason}}})
-		j.prog.paused(time.Now())
 	case elastic.Announce:
 		j.announce(a)
 	case elastic.Evict:
