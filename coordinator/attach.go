@@ -57,8 +57,7 @@ func (j *job) attach(h *pb.Hello, out *outbox[*pb.WorkerCommand]) {
 	id := elastic.MemberID(h.Member.Id)
 	m := j.members[id]
 	if m == nil {
-		m = &member{id: id, rank: -1}
-		j.members[id] = m
+		m = j.newMember(id, h.Member.Host)
 	}
 	if m.out != nil {
 		m.out.close(status.Error(codes.Aborted, "the worker attached again"))

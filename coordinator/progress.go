@@ -43,6 +43,14 @@ func (p *progress) view(v *elastic.View) bool {
 	return true
 }
 
+// restore goes on with the view of an earlier life; what that life measured is gone.
+func (p *progress) restore(v *elastic.View) {
+	if v != nil {
+		p.view(v)
+		p.step, p.resumed = int64(v.Resume), true
+	}
+}
+
 func (p *progress) lost(c *pb.MemberChange, at time.Time) {
 	if len(p.falls) < maxFalls && p.generation > 0 {
 		p.falls = append(p.falls, fall{c, p.generation, at})
@@ -51,10 +59,10 @@ func (p *progress) lost(c *pb.MemberChange, at time.Time) {
 
 // heard takes a heartbeat of the current generation. It gives the resume events that its first commit brings.
 func (p *progress) heard(h *pb.Heartbeat) (resumed []*pb.MemberChange, advanced bool) {
-	if h.Generation != p.generation {
+	if h.Generation != p.generation || h.FirstUnixNanos == 0 { // of no step that this generation committed
 		return nil, false
 	}
-	if h.FirstUnixNanos != 0 && !p.resumed {
+	if !p.resumed {
 		p.resumed = true
 		resumed = p.resume(h, time.Unix(0, h.FirstUnixNanos))
 	}
