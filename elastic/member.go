@@ -63,7 +63,7 @@ func (s *State) status(m *member) string {
 		return "fenced"
 	case s.phase == PhasePreparing && m.asked:
 		return "fencing"
-	case !m.inView && s.view != nil && s.view.World() >= s.maxWorld():
+	case !m.inView && s.view != nil && s.view.World() >= s.room():
 		return "spare"
 	case !m.inView:
 		return "joining"
@@ -87,17 +87,6 @@ func (s *State) roster() []*member {
 	}
 	slices.SortFunc(in, func(a, b *member) int { return a.rank - b.rank })
 	return in
-}
-
-// candidates counts the members that a view could have.
-func (s *State) candidates() int {
-	n := 0
-	for _, m := range s.order {
-		if !m.leaving {
-			n++
-		}
-	}
-	return n
 }
 
 // touch renews a known member's lease.
@@ -221,7 +210,9 @@ func (s *State) departed(t time.Duration, e Departed) {
 		if !m.inView && !m.asked {
 			s.remove(m, s.leaveReason(m))
 			s.afterLoss(t)
+			return
 		}
+		s.advance(t)
 	}
 }
 

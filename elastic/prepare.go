@@ -15,7 +15,7 @@ func (s *State) prepare(t time.Duration, reason string, c cause) {
 		m.asked, m.answered = false, false
 	}
 	chosen := s.roster()
-	s.target = max(len(chosen), min(len(s.order), s.maxWorld()))
+	s.target = max(len(chosen), min(len(s.order), s.room()))
 	chosen = append(chosen, s.joiners(s.target-len(chosen))...)
 	for _, m := range chosen {
 		s.ask(t, m)
@@ -74,7 +74,7 @@ func (s *State) tryDecide(t time.Duration) {
 	}
 	slices.SortStableFunc(in, rosterOrder)
 	in, out := s.splitLeaving(in)
-	s.settle(t, in)
+	s.settle(t, in[:min(len(in), s.room())]) // one that was to leave may be gone; the last joiner waits again
 	for _, m := range out {
 		s.remove(m, s.leaveReason(m))
 	}
@@ -113,11 +113,10 @@ func rosterOrder(a, b *member) int {
 	return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.ID, b.ID))
 }
 
-// splitLeaving parts the members that leave from those of the next view. One that leaves stays for a view more when nobody
-// else holds the newest state, to hand it over.
+// splitLeaving parts the members that leave from those that the next view may have. One that leaves stays as long as
+// nobody else holds the newest state, to hand it over; its host may end it before.
 func (s *State) splitLeaving(all []*member) (in, out []*member) {
 	newest, kept := Step(-1), Step(-1)
-	stay := 0
 	for _, m := range all {
 		at := Step(-1)
 		if m.fence.HoldsState && s.onLineage(m.fence) {
@@ -126,11 +125,10 @@ func (s *State) splitLeaving(all []*member) (in, out []*member) {
 		newest = max(newest, at)
 		if !m.leaving {
 			kept = max(kept, at)
-			stay++
 		}
 	}
 	for _, m := range all {
-		needed := stay > 0 && kept < newest && m.fence.Applied == newest
+		needed := kept < newest && m.fence.HoldsState && m.fence.Applied == newest
 		if m.leaving && !needed {
 			out = append(out, m)
 		} else {

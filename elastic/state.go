@@ -198,11 +198,15 @@ func (s *State) advance(t time.Duration) {
 
 // gather starts the first view, or the first after a wait, once enough members are present.
 func (s *State) gather(t time.Duration) {
-	n, enough := s.candidates(), s.policy.Start
+	in, out := s.splitLeaving(s.order)
+	for _, m := range out {
+		s.remove(m, s.leaveReason(m))
+	}
+	n, enough := len(in), s.policy.Start
 	if s.view != nil {
 		enough = s.view.World()
 	}
-	enough = min(max(enough, s.policy.Min), s.maxWorld())
+	enough = min(enough, s.maxWorld())
 	var last time.Duration
 	for _, m := range s.order {
 		last = max(last, m.joinedAt)
@@ -255,6 +259,18 @@ func (s *State) maxWorld() int {
 		return min(s.policy.Max, s.shards)
 	}
 	return s.shards
+}
+
+// room is the largest world size of the next view: one more for each that leaves the present one, so that somebody can
+// take its state over.
+func (s *State) room() int {
+	n := s.maxWorld()
+	for _, m := range s.order {
+		if m.inView && m.leaving {
+			n++
+		}
+	}
+	return min(n, s.shards)
 }
 
 // View is the last announced view, nil before the first. It must not be changed.
