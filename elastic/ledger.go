@@ -62,6 +62,18 @@ func (s *State) resumeLedger(r Step, g Generation, world int) {
 	s.ledger = append(kept, Term{Generation: g, First: r + 1, Last: r, World: world})
 }
 
+// adopt makes a state that generation g committed as step r the end of the lineage. What came before it is told as
+// far as it is known.
+func (s *State) adopt(g Generation, r Step) {
+	kept := slices.DeleteFunc(slices.Clone(s.ledger), func(t Term) bool { return t.Generation >= g || t.First > r })
+	first := Step(1)
+	if n := len(kept); n > 0 {
+		kept[n-1].Last = min(kept[n-1].Last, r-1)
+		first = kept[n-1].Last + 1
+	}
+	s.ledger = append(kept, Term{Generation: g, First: first, Last: r})
+}
+
 // committedBy is the generation that committed step, 0 when it is not in the ledger.
 func committedBy(ledger []Term, step Step) Generation {
 	for _, t := range ledger {

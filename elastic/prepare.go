@@ -2,6 +2,7 @@ package elastic
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -28,15 +29,21 @@ func (s *State) ask(t time.Duration, m *member) {
 	s.emit(Prepare{To: m.ID, Generation: s.gen, Reason: s.reason})
 }
 
-// joiners chooses up to n members that are outside the view and not asked yet: who came first goes first.
+// joiners chooses up to n members that are outside the view and not asked yet: who came first goes first, but nobody
+// whose state was lost in a broken transfer before one who could bring a state.
 func (s *State) joiners(n int) []*member {
-	var out []*member
+	var out, empty []*member
 	for _, m := range s.order {
-		if len(out) < n && !m.inView && !m.asked && !m.leaving {
+		switch {
+		case m.inView || m.asked || m.leaving:
+		case m.fence.HoldsState || m.fence.Checkpoint > 0:
 			out = append(out, m)
+		default:
+			empty = append(empty, m)
 		}
 	}
-	return out
+	out = append(out, empty...)
+	return out[:max(0, min(n, len(out)))]
 }
 
 // enlist makes up for members lost during a Prepare from the spares, as long as it runs anyway.
@@ -86,18 +93,46 @@ func (s *State) settle(t time.Duration, in []*member) {
 		s.wait(t, lacking(len(in), s.policy.Min))
 		return
 	}
-	fences := make([]Fence, len(in))
-	for i, m := range in {
-		fences[i] = m.fence
-		fences[i].HoldsState = m.fence.HoldsState && s.onLineage(m.fence)
-	}
+	fences, adopted := s.usable(in)
 	r, sync, ok := decide(fences)
 	if !ok {
 		s.stateless = true
 		s.wait(t, "nobody holds the training state, and there is no checkpoint")
 		return
 	}
+	if adopted > 0 {
+		s.adopt(adopted, r)
+		s.reason += fmt.Sprintf("; it starts from a state that generation %d left", adopted)
+	}
 	s.announce(t, in, r, sync)
+}
+
+// usable gives the members' fences, with HoldsState only where the state may be resumed from: on the lineage. When all that the
+// lineage left is the initial state, and no checkpoint, the best of any other is adopted: the generation that committed
+// it is returned.
+func (s *State) usable(in []*member) (fences []Fence, adopted Generation) {
+	fences = make([]Fence, len(in))
+	best := -1
+	for i, m := range in {
+		f := m.fence
+		if f.HoldsState && !s.onLineage(f) {
+			if best < 0 || f.Applied > in[best].fence.Applied || f.Applied == in[best].fence.Applied && f.Term > in[best].fence.Term {
+				best = i
+			}
+			f.HoldsState = false
+		}
+		fences[i] = f
+	}
+	if best < 0 {
+		return fences, 0
+	}
+	if r, _, ok := decide(fences); ok && r > 0 {
+		return fences, 0
+	}
+	for i, m := range in {
+		fences[i].HoldsState = m.fence.HoldsState && m.fence.Applied == in[best].fence.Applied && m.fence.Term == in[best].fence.Term
+	}
+	return fences, in[best].fence.Term
 }
 
 // rosterOrder keeps the survivors as they were and puts joiners behind them, neighbours of one host together.

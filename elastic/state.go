@@ -232,6 +232,9 @@ func (s *State) gather(t time.Duration) {
 func (s *State) wait(t time.Duration, reason string) {
 	s.fresh = len(s.joiners(len(s.order)))
 	for _, m := range s.order {
+		if s.stateless && m.asked {
+			m.inView, m.rank = false, -1 // it must not take the place of one who brings a state
+		}
 		m.asked = false
 	}
 	s.phase = PhaseForming
