@@ -92,7 +92,10 @@ func (s *State) onLineage(f Fence) bool {
 	if f.Term == 0 || f.Applied == 0 || n == 0 {
 		return true
 	}
-	if open := s.ledger[n-1]; f.Term == open.Generation {
+	switch open := s.ledger[n-1]; {
+	case f.Term > open.Generation:
+		return true // our store was set back: the members know better
+	case f.Term == open.Generation:
 		return f.Applied >= open.First
 	}
 	return committedBy(s.ledger[:n-1], f.Applied) == f.Term

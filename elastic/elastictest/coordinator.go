@@ -117,10 +117,13 @@ func (c *coord) feed(e elastic.Event) {
 	if c.state == nil || c.s.over {
 		return
 	}
+	if m := c.s.o.Mutant.Event; m != nil {
+		e = m(e)
+	}
 	before := c.state.Generation()
 	actions := c.state.Step(c.s.now-c.origin, e)
-	if c.s.o.Mutant != nil {
-		actions = c.s.o.Mutant(e, actions)
+	if m := c.s.o.Mutant.Actions; m != nil {
+		actions = m(actions)
 	}
 	if len(actions) > 0 {
 		c.s.logf("%T%+v", e, e)
