@@ -102,6 +102,7 @@ func (s *State) formed(t time.Duration, e Formed) {
 		return
 	}
 	m.formed = true
+	delete(s.strikes, m.ID)
 	s.group.progressAt = t
 	in := s.roster()
 	if len(in) == s.view.World() && !slices.ContainsFunc(in, func(m *member) bool { return !m.formed }) {
@@ -186,15 +187,15 @@ func (s *State) needsView(t time.Duration) (string, cause) {
 func (s *State) changes(t time.Duration) (first, last time.Duration, some bool) {
 	room, stays := s.room()-s.view.World(), false
 	for _, m := range s.order {
-		stays = stays || !m.leaving && (m.inView || room > 0)
+		stays = stays || !m.leaving && (m.inView || room > 0 && t >= m.eligible)
 	}
 	first = t
 	for _, m := range s.order {
-		at := m.joinedAt
+		at := m.eligible
 		switch {
 		case m.inView && m.leaving && stays:
 			at = m.leftAt
-		case m.inView || room <= 0:
+		case m.inView || room <= 0 || t < m.eligible:
 			continue
 		}
 		first, last, some = min(first, at), max(last, at), true

@@ -10,14 +10,14 @@ import (
 // prepare starts the next generation: it is durable first, then everybody who may be in its view is fenced.
 func (s *State) prepare(t time.Duration, reason string, c cause) {
 	s.gen++
-	s.phase, s.cause, s.reason = PhasePreparing, c, reason
+	s.phase, s.cause, s.reason, s.calledAt = PhasePreparing, c, reason, t
 	s.persist()
 	for _, m := range s.order {
 		m.asked, m.answered = false, false
 	}
 	chosen := s.roster()
 	s.target = max(len(chosen), min(len(s.order), s.room()))
-	chosen = append(chosen, s.joiners(s.target-len(chosen))...)
+	chosen = append(chosen, s.joiners(t, s.target-len(chosen))...)
 	for _, m := range chosen {
 		s.ask(t, m)
 	}
@@ -30,12 +30,12 @@ func (s *State) ask(t time.Duration, m *member) {
 }
 
 // joiners chooses up to n members that are outside the view and not asked yet: who came first goes first, but nobody
-// whose state was lost in a broken transfer before one who could bring a state.
-func (s *State) joiners(n int) []*member {
+// whose state was lost in a broken transfer before one who could bring a state, and nobody who may not enter by time t.
+func (s *State) joiners(t time.Duration, n int) []*member {
 	var out, empty []*member
 	for _, m := range s.order {
 		switch {
-		case m.inView || m.asked || m.leaving:
+		case m.inView || m.asked || m.leaving || t < m.eligible:
 		case m.fence.HoldsState || m.fence.Checkpoint > 0:
 			out = append(out, m)
 		default:
@@ -46,7 +46,8 @@ func (s *State) joiners(n int) []*member {
 	return out[:max(0, min(n, len(out)))]
 }
 
-// enlist makes up for members lost during a Prepare from the spares, as long as it runs anyway.
+// enlist makes up for members lost during a Prepare from the spares that were there when it began. Who came later could
+// put off the view for ever.
 func (s *State) enlist(t time.Duration) {
 	asked := 0
 	for _, m := range s.order {
@@ -54,7 +55,7 @@ func (s *State) enlist(t time.Duration) {
 			asked++
 		}
 	}
-	for _, m := range s.joiners(s.target - asked) {
+	for _, m := range s.joiners(s.calledAt, s.target-asked) {
 		s.ask(t, m)
 	}
 }

@@ -152,10 +152,10 @@ func (c *coord) carryOut(a elastic.Action) {
 		c.durable, c.stored = a.Record, true
 	case elastic.Prepare:
 		c.s.check.prepared(a, c.durable)
-		c.send(a.To, func(w *worker) { w.prepare(a.Generation) })
+		c.send(a.To, func(w *worker) { w.command(func() { w.prepare(a.Generation) }) })
 	case elastic.Announce:
 		c.s.check.announced(a, c.durable)
-		c.send(a.To, func(w *worker) { w.announce(a.View) })
+		c.send(a.To, func(w *worker) { w.command(func() { w.announce(a.View) }) })
 	case elastic.Evict:
 		if st := c.streams[a.ID]; st != nil {
 			c.send(a.ID, func(w *worker) { w.evicted(a.Final) })

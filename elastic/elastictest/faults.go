@@ -12,6 +12,7 @@ type Fault string
 const (
 	Kill      Fault = "kill"     // a worker dies; mostly another one is started
 	Freeze    Fault = "freeze"   // a worker stops for a while
+	Hang      Fault = "hang"     // a worker's program hangs for a while; its heartbeats go on
 	Isolate   Fault = "isolate"  // a worker's host is cut off for a while
 	CutStream Fault = "cut"      // a control stream breaks
 	BreakRing Fault = "break"    // a data connection breaks
@@ -25,7 +26,7 @@ const (
 )
 
 // AllFaults lists them all.
-var AllFaults = []Fault{Kill, Freeze, Isolate, CutStream, BreakRing, Flap, Join, Drain, Crash, Sleep, Stranger, KillAll}
+var AllFaults = []Fault{Kill, Freeze, Hang, Isolate, CutStream, BreakRing, Flap, Join, Drain, Crash, Sleep, Stranger, KillAll}
 
 // plan draws the job's faults. Half of them come in bursts: soon after another, so that they meet the protocol at work.
 func (s *sim) plan() {
@@ -91,6 +92,8 @@ func (s *sim) strike(f Fault) {
 		}
 	case Freeze:
 		w.freeze(s.between(50*time.Millisecond, s.between(100*time.Millisecond, 8*time.Second)))
+	case Hang:
+		w.hang(s.between(50*time.Millisecond, s.between(100*time.Millisecond, 10*time.Second)))
 	case Isolate:
 		w.isolate(s.between(50*time.Millisecond, s.between(100*time.Millisecond, 8*time.Second)))
 	case CutStream:

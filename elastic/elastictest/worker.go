@@ -15,6 +15,8 @@ type worker struct {
 	stream *stream
 
 	frozen    bool
+	hung      bool     // only its heartbeats and its reconnecting go on
+	inCommand []func() // what it was told to do while it hung
 	inControl []func() // what came over the control stream while it was frozen
 	inData    []func() // its data plane and its computations, likewise
 	cutUntil  time.Duration
@@ -64,11 +66,45 @@ func (w *worker) control(do func()) {
 	}
 }
 
+// command is control for what the program itself must do.
+func (w *worker) command(do func()) {
+	w.control(func() {
+		if w.hung {
+			w.inCommand = append(w.inCommand, do)
+			return
+		}
+		do()
+	})
+}
+
+// hang stops the program for d.
+func (w *worker) hang(d time.Duration) {
+	if w.dead || w.hung {
+		return
+	}
+	w.s.logf("%s hangs for %s", w.id, d)
+	w.hung = true
+	w.s.after(d, func() {
+		w.control(func() {
+			w.s.logf("%s goes on", w.id)
+			w.hung = false
+			todo, data := w.inCommand, w.inData
+			w.inCommand, w.inData = nil, nil
+			for _, do := range todo {
+				w.control(do)
+			}
+			for _, do := range data {
+				w.data(do)
+			}
+		})
+	})
+}
+
 // data is control for the data plane. When the worker wakes the two race.
 func (w *worker) data(do func()) {
 	switch {
 	case w.dead:
-	case w.frozen:
+	case w.frozen || w.hung:
 		w.inData = append(w.inData, do)
 	default:
 		do()
@@ -94,14 +130,16 @@ func (w *worker) wake() {
 	}
 	w.s.logf("%s wakes", w.id)
 	w.frozen = false
-	for !w.dead && !w.frozen && len(w.inControl)+len(w.inData) > 0 {
-		from := &w.inControl
-		if len(*from) == 0 || len(w.inData) > 0 && w.s.chance(0.5) {
-			from = &w.inData
+	control, data := w.inControl, w.inData
+	w.inControl, w.inData = nil, nil
+	for len(control)+len(data) > 0 {
+		if len(control) == 0 || len(data) > 0 && w.s.chance(0.5) {
+			w.data(data[0])
+			data = data[1:]
+			continue
 		}
-		do := (*from)[0]
-		*from = (*from)[1:]
-		do()
+		w.control(control[0])
+		control = control[1:]
 	}
 }
 
