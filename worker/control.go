@@ -40,7 +40,10 @@ func (s *Session) control(ctx context.Context) {
 	defer func() { _ = conn.Close() }()
 	client := pb.NewCoordinatorClient(conn)
 	retry := firstRetry
-	for ctx.Err() == nil {
+	for again := false; ctx.Err() == nil; again = true {
+		if again && s.holdHello != nil {
+			s.holdHello()
+		}
 		welcomed, err := s.attach(ctx, client)
 		s.pos.contact(time.Now())
 		if ctx.Err() != nil {

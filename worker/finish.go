@@ -146,11 +146,13 @@ func (s *Session) watch(ctx context.Context, done func() bool) error {
 	}
 }
 
-// await gives the generation to work in, once there is one.
+// await gives the generation to work in, once there is one; nil when the session is over.
 func (s *Session) await(ctx context.Context) (g *generation, err error) {
 	err = s.watch(ctx, func() bool {
-		g = s.pos.gen
-		return s.pos.working(g) && !g.broken
+		if now := s.pos.gen; s.pos.working(now) && !now.broken {
+			g = now
+		}
+		return g != nil
 	})
 	return g, err
 }

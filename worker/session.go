@@ -40,14 +40,15 @@ type Session struct {
 	tensors []checkpoint.Tensor // values of the parameters, then the further state
 	mistake error               // of registration, found when Next is called first
 
-	pos      *position
-	mail     *mailbox
-	listener *tcp.Listener // nil alone
-	limits   elastic.Limits
-	preempt  atomic.Bool // vote to stop after the next step
-	stdout   io.Writer
-	stderr   io.Writer
-	inject   func(point string, step elastic.Step, rank int) (nan bool)
+	pos       *position
+	mail      *mailbox
+	listener  *tcp.Listener // nil alone
+	limits    elastic.Limits
+	preempt   atomic.Bool // vote to stop after the next step
+	stdout    io.Writer
+	stderr    io.Writer
+	holdHello func() // for tests: delays every Hello but the first
+	inject    func(point string, step elastic.Step, rank int) (nan bool)
 
 	running bool
 	life    context.Context // ends with Close; all that the session starts ends with it
@@ -229,7 +230,7 @@ func (s *Session) Next(ctx context.Context) bool {
 			return false
 		}
 		g, err := s.await(ctx)
-		if err == nil {
+		if err == nil && g != nil {
 			err = s.advance(ctx, g)
 		}
 		if err != nil {
