@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -92,15 +93,28 @@ func TestRandomKills(t *testing.T) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 1))
 			c := newCoordinator(t, elastic.Policy{Min: 1, Start: 2})
-			g := gate{2, make(chan struct{})} // two that nobody kills: somebody always holds the state
-			procs := []*proc{launch(c, 0, gated(steps, shards, g), nil), launch(c, 1, gated(steps, shards, g), nil)}
-			c.atStep(2, "w0", "w1")
-			for i := 2; i <= 1+victims; i++ {
-				f := Fault{Point: points[r.IntN(len(points))], Step: elastic.Step(2 + r.IntN(steps-10)), Rank: -1}
-				procs = append(procs, launch(c, i, newLinear(steps, shards), dieAt(c, f)))
+			// Two that nobody kills hold the state, and hold training until each wave of others is in a view.
+			waves := []gate{{2, make(chan struct{})}, {30, make(chan struct{})}}
+			keeper := func(i int) *proc {
+				l := newLinear(steps, shards)
+				l.before = func(ctx context.Context, s elastic.Shard) error {
+					return errors.Join(waves[0].before(ctx, s), waves[1].before(ctx, s))
+				}
+				return launch(c, i, l, nil)
 			}
-			c.until("all have joined", func() bool { return len(c.hellos) == 2+victims })
-			close(g.open)
+			procs := []*proc{keeper(0), keeper(1)}
+			for _, w := range waves {
+				c.atStep(w.upTo, "w0", "w1")
+				for range victims / len(waves) {
+					f := Fault{Point: points[r.IntN(len(points))], Step: w.upTo + elastic.Step(r.IntN(20)), Rank: -1}
+					procs = append(procs, launch(c, len(procs), newLinear(steps, shards), dieAt(c, f)))
+				}
+				last := procs[len(procs)-1].id
+				c.until("the wave is in a view", func() bool {
+					return slices.ContainsFunc(c.views, func(v *elastic.View) bool { return v.RankOf(last) >= 0 })
+				})
+				close(w.open)
+			}
 			requireSame(c, want, procs[:2]...)
 			killed := 0
 			for _, p := range procs[2:] {
