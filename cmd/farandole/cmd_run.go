@@ -193,7 +193,7 @@ func (r *jobRun) start(ctx context.Context) (addr string, stop func(), failed <-
 	}
 	r.cluster = &cluster{
 		stateDir: dir, http: o.http, verbose: verbose, restarts: r.restarts,
-		agent: agentConfig{ID: host, Host: host, Slots: r.plan.workers, LogDir: r.plan.spec.LogDir, Logger: logger},
+		agent: agentConfig{Host: host, Slots: r.plan.workers, LogDir: r.plan.spec.LogDir, Logger: logger},
 	}
 	stopCluster, failed, err := startCluster(ctx, r.cluster)
 	if err != nil {

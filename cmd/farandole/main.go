@@ -37,9 +37,10 @@ and the weights come out the same bits as in an undisturbed run on one worker.`,
 		Example: `  farandole run --workers 4 -- ./bin/mnist --steps 200
   farandole run --workers 4 --chaos "kill rank=1 step=20; join step=30" -- ./bin/mnist --steps 200
   farandole doctor`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          unknownCommand,
+		SuggestionsMinimumDistance: 2,
+		SilenceErrors:              true,
+		SilenceUsage:               true,
+		Args:                       unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
