@@ -87,7 +87,7 @@ func newStatusCommand() *cobra.Command {
 	}
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 1 {
-			return usagef("%s takes one job, not %d", cmd.CommandPath(), len(args))
+			return usagef("%s takes one job, not %d", cmd.Name(), len(args))
 		}
 		return nil
 	}

@@ -80,9 +80,9 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < len(names):
-			return usagef("%s needs %s: see `%s --help`", cmd.CommandPath(), strings.Join(names[len(args):], " and "), cmd.CommandPath())
+			return usagef("%s needs %s: see `%s --help`", cmd.Name(), strings.Join(names[len(args):], " and "), cmd.CommandPath())
 		case len(args) > len(names):
-			return usagef("%s does not know what to do with %q: see `%s --help`", cmd.CommandPath(), args[len(names)], cmd.CommandPath())
+			return usagef("%s does not know what to do with %q: see `%s --help`", cmd.Name(), args[len(names)], cmd.CommandPath())
 		}
 		return nil
 	}
