@@ -17,6 +17,10 @@ LINTFLAGS    ?=
 # The packages that start goroutines, and the arithmetic with its thread pool.
 RACE_PKGS    ?= ./checkpoint/... ./cmd/... ./collective/... ./coordinator/... ./elastic/... ./kernels/... ./worker/...
 
+# Which tests are the simulator's and the process tests.
+SIM_RUN := Sim
+E2E_RUN := E2E|Script
+
 PB    := coordinator/coordinatorpb
 CACHE := $(CURDIR)/.cache
 
@@ -41,6 +45,11 @@ demo: build ## train under faults and undisturbed, then compare the weights
 
 # ---- test
 
+# $(call some-test,PATTERN,PACKAGE) fails when no test has such a name: go test would pass.
+define some-test
+	@list=$$(go test -list '$(1)' $(2)); grep -q '^Test' <<<"$$list" || { echo "no test of $(2) matches $(1)"; exit 1; }
+endef
+
 .PHONY: test
 test: ## run all tests, the process tests included
 	go test -timeout $(TEST_TIMEOUT) ./...
@@ -55,11 +64,13 @@ portable: ## run the kernels' tests without cgo: plain Go must give the same bit
 
 .PHONY: sim
 sim: ## simulate SEEDS jobs under random faults
-	go test -count=1 -timeout 60m ./elastic/elastictest -run Sim -sim.seeds=$(SEEDS)
+	$(call some-test,$(SIM_RUN),./elastic/elastictest)
+	go test -count=1 -timeout 60m -run '$(SIM_RUN)' ./elastic/elastictest -sim.seeds=$(SEEDS)
 
 .PHONY: e2e
 e2e: ## run the process tests alone: real binaries, real signals
-	go test -count=1 -timeout $(TEST_TIMEOUT) -run 'E2E|Script' ./cmd/farandole
+	$(call some-test,$(E2E_RUN),./cmd/farandole)
+	go test -count=1 -timeout $(TEST_TIMEOUT) -run '$(E2E_RUN)' ./cmd/farandole
 
 # One target per go test call is what -fuzz allows.
 .PHONY: fuzz
@@ -81,7 +92,7 @@ bench: ## run the benchmarks that BENCH matches, BENCHCOUNT times, and summarise
 # ---- keep the house
 
 .PHONY: lint
-lint: ## run golangci-lint; its first run builds it, which takes minutes
+lint: ## run golangci-lint; its first run also builds it
 	go run $(GOLANGCI_LINT) run $(LINTFLAGS) ./...
 
 # $(call generate,DIR) writes the code generated from the .proto files under DIR.
@@ -97,7 +108,7 @@ gen: ## regenerate the gRPC code from coordinator.proto
 	$(call generate,$(CURDIR)/$(PB))
 
 .PHONY: check
-check: check-gen check-fmt check-mod check-build ## check generated code, format, vet, go.mod, and the builds without cgo
+check: check-gen check-fmt check-docs check-mod check-build ## check generated code, format, links, go.mod, vet, and the builds without cgo
 
 .PHONY: check-gen
 check-gen:
@@ -116,6 +127,19 @@ check-fmt:
 check-mod:
 	go mod tidy -diff
 	go mod verify
+
+# Relative links of the documents, and documents that the code names.
+.PHONY: check-docs
+check-docs:
+	@bad=0; \
+	while IFS=: read -r file link; do \
+	  path=$${link%%#*}; \
+	  if [ -n "$$path" ] && [ ! -e "$$(dirname "$$file")/$$path" ]; then echo "$$file links to $$link, which is missing"; bad=1; fi; \
+	done < <(find . -name '*.md' -not -path './.cache/*' -print0 | xargs -0 grep -HoP '\]\(\K(?!https?:|mailto:)[^) ]+'); \
+	while IFS=: read -r file doc; do \
+	  if [ ! -e "$$doc" ]; then echo "$$file names $$doc, which is missing"; bad=1; fi; \
+	done < <(grep -rHo --exclude-dir=.cache --include='*.go' --include='*.proto' --include='*.sh' 'docs/[a-zA-Z0-9/_-]*\.md' . | sort -u); \
+	exit $$bad
 
 # vet type-checks the tests too, so a test that needs cgo without saying so is found here.
 .PHONY: check-build

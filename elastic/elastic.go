@@ -55,6 +55,14 @@ type Fence struct {
 	HoldsReduced bool       // still holds the reduced gradient of Applied
 	HoldsState   bool       // its parameters and optimizer state are those of Applied (true at step 0 after Setup)
 	Checkpoint   Step       // newest complete checkpoint that it can read; 0 for none
+
+	// View is the generation of the last view that it received. A member that attaches again with less than the current
+	// view's generation is told that view again; zero is safe. A worker ignores a view that it has already.
+	View Generation
+
+	// Term is the generation that committed Applied: its view's, once it applied a step in it, else that
+	// view's ResumeTerm. Zero means unknown: its state is taken as valid, as it is when reduction is exact.
+	Term Generation
 }
 
 // SyncKind says how a member of a view reaches the view's resume step.
@@ -83,12 +91,16 @@ func (k SyncKind) String() string {
 }
 
 // SyncPlan is one member's way to the resume step.
-// From lists the ranks that send: one for SyncReduced; for SyncState every rank that holds the state (or will,
-// after its SyncCheckpoint), each sending an equal stripe in that order; none otherwise.
+// From lists the ranks that send: one for SyncReduced; for SyncState up to MaxSources ranks that hold the state (or will,
+// after their SyncCheckpoint), each sending an equal stripe in that order; none otherwise.
 type SyncPlan struct {
 	Kind SyncKind
 	From []int
 }
+
+// MaxSources is how many members send the state to one that needs it: enough to fill its link, few enough to leave the
+// others alone.
+const MaxSources = 4
 
 // View is one generation's membership, as the coordinator announces it. Slices are indexed by rank and have
 // equal lengths.
@@ -98,7 +110,8 @@ type View struct {
 	Roster     []Member
 	Ranges     []Range // shards of each rank: contiguous, in rank order, covering [0, Shards)
 	Shards     int
-	Resume     Step // the step every member is at once the sync plan is done; training goes on at Resume+1
+	Resume     Step       // the step every member is at once the sync plan is done; training goes on at Resume+1
+	ResumeTerm Generation // the generation that committed Resume; see Fence.Term
 	Sync       []SyncPlan
 }
 
@@ -127,6 +140,7 @@ type Limits struct {
 	Heartbeat time.Duration // between a worker's heartbeats: Liveness/10
 	Lease     time.Duration // silence after which a member is lost: Liveness
 	Answer    time.Duration // a member's time to answer Prepare: Liveness
+	Stall     time.Duration // without any progress of a live group for this long a new view is tried: 30×Liveness
 	Regroup   time.Duration // after a coordinator restart, how long known members may take to attach again: 3×Liveness
 	Starve    time.Duration // without Min members for this long the job ends: 30×Liveness
 }
@@ -143,6 +157,7 @@ func LimitsOf(liveness time.Duration) Limits {
 		Heartbeat: liveness / 10,
 		Lease:     liveness,
 		Answer:    liveness,
+		Stall:     30 * liveness,
 		Regroup:   3 * liveness,
 		Starve:    30 * liveness,
 	}

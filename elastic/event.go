@@ -7,6 +7,9 @@ type Event interface{ event() }
 
 // Joined says that a worker attached: a new one, one that was evicted and came back, or, after a coordinator
 // restart, a survivor.
+//
+// What was sent over a broken stream may be lost, so a worker that attaches again repeats, after its Hello, what still
+// holds in its current generation: that its group is broken, that it formed, that it finished.
 type Joined struct {
 	Member Member
 	Fence  Fence
@@ -27,6 +30,7 @@ type Heard struct {
 	ID         MemberID
 	Generation Generation
 	Applied    Step
+	Moved      int64 // bytes of its sync plan that have moved so far; keeps the progress watchdog quiet; zero when unknown
 }
 
 // Suspected is a member's report that its group is broken. It names the peer that it blames.
@@ -63,8 +67,8 @@ type Departed struct {
 	Reason string
 }
 
-// Tick lets time pass. Leases, answers and settling are judged here; a tick that comes late widens every
-// running limit by its lateness: a process whose own timer slept accuses nobody.
+// Tick lets time pass: feed one at least every Limits.Heartbeat. Leases, answers and settling are judged here; a tick that
+// comes late widens every running limit by its lateness: a process whose own timer slept accuses nobody.
 type Tick struct{}
 
 // Stop ends the job from outside.

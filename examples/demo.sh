@@ -62,7 +62,9 @@ for run in faults alone; do
 		"$(field "$file" steps)" "$(list "$file" world_sizes)" "$(field "$file" generations)" "$sha"
 done
 
-# Equal weights prove nothing if no fault took place.
+# Equal weights prove nothing if the faults did not take place.
+grep -q '"injected": *true' "$OUT/faults.json" || fail "no fault was injected"
+! grep -q '"injected": *false' "$OUT/faults.json" || fail "a fault was not injected: more STEPS may be needed"
 [[ $(field "$OUT/faults.json" generations) != "$(field "$OUT/alone.json" generations)" ]] ||
 	fail "both runs had the same number of generations: the faults did not take place"
 [[ $(field "$OUT/faults.json" steps) == "$STEPS" && $(field "$OUT/alone.json" steps) == "$STEPS" ]] ||

@@ -1,0 +1,197 @@
+package elastic
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// group is what the coordinator knows of the current view's group.
+type group struct {
+	resumed bool // every member formed, or a step was committed, which takes every member
+	best    Step // newest step that a member reported
+	broken  bool // a member said so
+	since   time.Duration
+	reason  string
+
+	// flaps counts the views in a row that had the same roster, were called for by suspicion alone and got nowhere.
+	flaps int
+
+	progressAt time.Duration
+	moved      int64
+	stalls     int // views in a row that were tried for want of progress
+	durations  []time.Duration
+}
+
+const (
+	flapSteps   = 8  // a view that commits as many steps got somewhere
+	maxBackoff  = 16 // in Settles
+	stallMedian = 20 // a step may take this many times the median
+	maxStalls   = 4  // doublings of the limit
+	keptSteps   = 15 // whose durations make the median
+)
+
+// backoff is how long a broken group is left before the next view: nothing at first, then doubling, so that a
+// link that flaps gives a bounded number of views.
+func (s *State) backoff() time.Duration {
+	if s.group.flaps == 0 {
+		return 0
+	}
+	return min(s.policy.Settle<<min(s.group.flaps-1, 10), maxBackoff*s.policy.Settle)
+}
+
+// stallLimit is how long a group may go without any progress. It doubles each time it was in vain, because a
+// transfer or a step that really takes long must get through in the end.
+func (s *State) stallLimit() time.Duration {
+	limit := s.limits.Stall
+	if d := s.group.durations; len(d) > 0 {
+		sorted := slices.Sorted(slices.Values(d))
+		limit = max(limit, stallMedian*sorted[len(sorted)/2])
+	}
+	return limit << min(s.group.stalls, maxStalls)
+}
+
+// progress takes note of a committed step of the current view.
+func (s *State) progress(t time.Duration, applied Step) {
+	g := &s.group
+	if applied <= g.best {
+		return
+	}
+	if g.resumed {
+		g.durations = append(g.durations, (t-g.progressAt)/time.Duration(applied-g.best))
+		if len(g.durations) > keptSteps {
+			g.durations = slices.Delete(g.durations, 0, 1)
+		}
+	}
+	g.best, g.progressAt, g.stalls = applied, t, 0
+	s.resume()
+}
+
+// resume notes, once, that the view's group trains.
+func (s *State) resume() {
+	if !s.group.resumed {
+		s.group.resumed = true
+		if s.phase == PhaseRecovering {
+			return
+		}
+		s.emit(Note{Kind: "resume", Rank: -1, Generation: s.view.Generation, Step: s.view.Resume, World: s.view.World()})
+	}
+}
+
+func (s *State) heard(t time.Duration, e Heard) {
+	m := s.touch(t, e.ID)
+	if m == nil || !s.current(m, e.Generation) {
+		return
+	}
+	m.fence.Applied = max(m.fence.Applied, e.Applied)
+	if e.Moved > s.group.moved {
+		s.group.moved, s.group.progressAt = e.Moved, t
+	}
+	s.progress(t, e.Applied)
+}
+
+// current says whether a member's report of generation g is about the view's group.
+func (s *State) current(m *member, g Generation) bool {
+	return s.view != nil && m.inView && g == s.view.Generation && (s.phase == PhaseRunning || s.phase == PhaseRecovering)
+}
+
+func (s *State) formed(t time.Duration, e Formed) {
+	m := s.touch(t, e.ID)
+	if m == nil || !s.current(m, e.Generation) || m.formed {
+		return
+	}
+	m.formed = true
+	s.group.progressAt = t
+	in := s.roster()
+	if len(in) == s.view.World() && !slices.ContainsFunc(in, func(m *member) bool { return !m.formed }) {
+		s.resume()
+		s.advance(t)
+	}
+}
+
+func (s *State) suspected(t time.Duration, e Suspected) {
+	m := s.touch(t, e.By)
+	if m == nil || s.view == nil || !m.inView || e.Generation != s.view.Generation {
+		return
+	}
+	peer := s.members[e.Peer]
+	if peer != nil && peer != m {
+		peer.accused = e.Generation
+	}
+	if g := &s.group; !g.broken && s.current(m, e.Generation) {
+		g.broken, g.since = true, t
+		g.reason = fmt.Sprintf("%s lost %s: %s", e.By, cmp.Or(string(e.Peer), "a peer"), cmp.Or(e.Reason, "no reason given"))
+		s.note("suspect", peer, g.reason)
+	}
+	if peer != nil && peer != m {
+		s.doubted(t, peer)
+	}
+	s.advance(t)
+}
+
+func (s *State) finished(t time.Duration, e Finished) {
+	m := s.touch(t, e.ID)
+	if m == nil || !s.current(m, e.Generation) || e.Step < s.view.Resume {
+		return
+	}
+	m.finished = true
+	s.progress(t, e.Step)
+	if s.phase == PhaseRunning {
+		s.tryFinish()
+	}
+}
+
+// tryFinish ends the job when all the members of the view that are left have finished.
+func (s *State) tryFinish() bool {
+	in := s.roster()
+	if len(in) == 0 || slices.ContainsFunc(in, func(m *member) bool { return !m.finished }) {
+		return false
+	}
+	s.end(0, fmt.Sprintf("all %d steps are done", s.group.best))
+	return true
+}
+
+// cause is why a view is prepared.
+type cause int
+
+const (
+	causeJoin cause = iota
+	causeLoss
+	causeSuspicion
+	causeStall
+)
+
+// needsView says why the running group should be replaced; empty when it should not.
+func (s *State) needsView(t time.Duration) (string, cause) {
+	g := &s.group
+	if g.broken && t-g.since >= s.backoff() {
+		return "the group broke: " + g.reason, causeSuspicion
+	}
+	if t-g.progressAt > s.stallLimit() && !g.broken {
+		g.stalls++
+		return fmt.Sprintf("no progress for %s", seconds((t - g.progressAt).Round(time.Second))), causeStall
+	}
+	if !g.resumed {
+		return "", 0 // joins wait for the transfers of the last ones
+	}
+	joins, first, last := 0, t, time.Duration(0)
+	room := s.maxWorld() - s.view.World()
+	for _, m := range s.order {
+		switch {
+		case m.inView && m.leaving:
+			first, last = min(first, m.leftAt), max(last, m.leftAt)
+			joins++
+		case !m.inView && room > 0:
+			first, last = min(first, m.joinedAt), max(last, m.joinedAt)
+			joins++
+		}
+	}
+	if joins > 0 && (t-last >= s.policy.Settle || t-first >= maxSettles*s.policy.Settle) {
+		return "workers came or go", causeJoin
+	}
+	return "", 0
+}
+
+// maxSettles bounds how long a stream of joins can put off the view for the first of them, in Settles.
+const maxSettles = 3
