@@ -39,6 +39,11 @@ type coordinatorRestart struct {
 	after time.Duration
 }
 
+// words are the restart's milliseconds and reason in a summary.
+func (c coordinatorRestart) words() (ms float64, reason string) {
+	return c.after.Seconds() * 1e3, "the coordinator ended (" + c.how + ") and was started again"
+}
+
 // Limits of a cluster.
 const (
 	coordinatorReady = 10 * time.Second       // from start to the first answer
@@ -220,6 +225,9 @@ func (c *cluster) command(ctx context.Context) (*exec.Cmd, *tailBuffer) {
 	args := []string{"coordinator", "--listen", c.addr, "--state-dir", c.stateDir}
 	if c.http != "" {
 		args = append(args, "--http", c.http)
+	}
+	if c.verbose != nil {
+		args = append(args, "--log-level", "info")
 	}
 	cmd := exec.CommandContext(ctx, selfPath(), args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -49,6 +49,7 @@ type fakeState struct {
 	Step   int64
 	Gen    uint64
 	World  int
+	Formed int // world size of this generation
 	Events [][]byte
 	Ended  bool
 	First  int64 // of this generation
@@ -170,6 +171,7 @@ func (f *fake) has(word string) bool {
 func (f *fake) view() {
 	f.closeTerm()
 	f.saved.Gen++
+	f.saved.Formed = f.saved.World
 	f.saved.First = f.saved.Step + 1
 	v := &pb.ViewEvent{Generation: f.saved.Gen, Resume: f.saved.Step}
 	for i := range f.saved.World {
@@ -180,7 +182,7 @@ func (f *fake) view() {
 
 func (f *fake) closeTerm() {
 	if f.saved.Gen > 0 {
-		f.saved.Ledger = append(f.saved.Ledger, fakeTerm{f.saved.Gen, f.saved.First, f.saved.Step, f.saved.World})
+		f.saved.Ledger = append(f.saved.Ledger, fakeTerm{f.saved.Gen, f.saved.First, f.saved.Step, f.saved.Formed})
 	}
 }
 
@@ -379,4 +381,3 @@ func startFake(t *testing.T) (f *fake, addr string, stop func()) {
 	t.Cleanup(stop)
 	return f, lis.Addr().String(), stop
 }
-

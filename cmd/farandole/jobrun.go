@@ -52,7 +52,7 @@ func (r *jobRun) run(ctx context.Context) error {
 	}
 	r.con.say(colorBold, "%s", r.runningText(job, addr))
 	r.render, r.record = newRenderer(r.con, time.Now), newRecorder(job)
-	r.render.tee = r.plan.tee
+	r.render.tee, r.render.ownCoordinator = r.plan.tee, r.cluster != nil
 	kill := func() error { return errors.New("the coordinator is not ours") }
 	if r.cluster != nil {
 		kill = r.cluster.kill
@@ -215,14 +215,8 @@ func (r *jobRun) chaosDone(res chaosResult) {
 }
 
 func (r *jobRun) coordinatorBack(c coordinatorRestart) {
-	ms := c.after.Seconds() * 1e3
-	step := int64(0)
-	if r.record.last != nil {
-		step = r.record.last.Step
-	}
-	r.record.add(summaryEvent{Kind: "coordinator_restart", Rank: -1, Step: step, ResumeMS: ms,
-		Reason: "the coordinator ended: " + c.how})
-	r.con.say(colorYellow, "the coordinator ended (%s) and serves again after %s", c.how, millis(ms))
+	r.record.restarted(c)
+	r.con.say(colorYellow, "the coordinator ended (%s) and serves again after %s", c.how, millis(c.after.Seconds()*1e3))
 }
 
 // finish says how it ended, writes the summary, and gives the exit code.

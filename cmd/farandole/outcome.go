@@ -87,8 +87,10 @@ func failureBlock(s *summary, o *runOptions) []string {
 		if f.Rank >= 0 {
 			who = fmt.Sprintf("rank %d", f.Rank)
 		}
-		lines = append(lines, fmt.Sprintf("  first failure: %s on host %s (worker %s)", who, f.Host, f.Member),
-			"  it ended by:   "+endWords(f))
+		lines = append(lines, fmt.Sprintf("  first failure: %s on host %s (worker %s)", who, f.Host, f.Member))
+		if words := endWords(f); words != "" {
+			lines = append(lines, "  it ended by:   "+words)
+		}
 		if len(f.Tail) > 0 {
 			tail := f.Tail[max(0, len(f.Tail)-tailLines):]
 			lines = append(lines, fmt.Sprintf("  its last %s:", count(int64(len(tail)), "line")))
@@ -124,7 +126,7 @@ func endWords(f *summaryFailure) string {
 	case f.Signal != "":
 		return "signal: " + f.Signal
 	case f.Code == 0:
-		return "its own error, while the process lived"
+		return "" // it reported the error itself, which is the headline
 	}
 	return fmt.Sprintf("exit code %d", f.Code)
 }
@@ -157,6 +159,10 @@ func advice(s *summary, o *runOptions) string {
 	switch {
 	case f == nil:
 		return resume
+	case f.Code == 0 && f.Signal == "" && f.Rank < 0:
+		return "" // it never joined, and the headline says what a training program does
+	case f.Code == 0 && f.Signal == "":
+		return join("the program gave up by itself: mend the cause and start again"+logs, resume)
 	case f.Signal == "killed":
 		return join("nobody here sent it SIGKILL unless --chaos did: look for the kernel's out-of-memory killer with `dmesg | tail`, and try fewer --workers"+logs, resume)
 	case f.Signal != "":

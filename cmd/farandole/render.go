@@ -27,6 +27,8 @@ type renderer struct {
 	view *pb.ViewEvent
 	tee  teeRule
 
+	ownCoordinator bool // its restarts are told by the one who starts it
+
 	points    []ratePoint
 	saidAt    time.Time // of the last plain progress line
 	saidTenth int64
@@ -67,7 +69,7 @@ func (r *renderer) event(e *pb.JobEvent) {
 		r.con.say("", "%s", savedLine(v.Saved))
 	case *pb.JobEvent_Logs:
 		if r.tee.shows(int(v.Logs.Slot), v.Logs.Stderr) {
-			r.con.worker(r.rankOf(v.Logs.Member), v.Logs.Stderr, v.Logs.Lines)
+			r.con.worker(r.rankOf(v.Logs.Member), int(v.Logs.Slot), v.Logs.Stderr, v.Logs.Lines)
 		}
 	case *pb.JobEvent_Progress:
 		r.progress(v.Progress)
@@ -114,6 +116,9 @@ func (r *renderer) showView(v *pb.ViewEvent) {
 
 // change shows one change of membership, or nothing where another line says it better.
 func (r *renderer) change(c *pb.MemberChange) {
+	if c.Kind == "coordinator" && r.ownCoordinator {
+		return
+	}
 	if color, text := changeLine(c); text != "" {
 		r.con.say(color, "%s", text)
 	}

@@ -82,6 +82,8 @@ type recorder struct {
 	events []summaryEvent
 	saved  []summaryCheckpoint
 	ended  *pb.JobEnded
+
+	restarts []coordinatorRestart // seen by us, not yet told by the coordinator
 }
 
 // maxSummaryEvents bounds a summary; later membership changes of a job that never settles are left out.
@@ -121,10 +123,27 @@ func (r *recorder) change(c *pb.MemberChange) {
 			}
 		}
 	}
+	resume, reason := finite(c.ResumeMs), c.Reason
+	if c.Kind == "coordinator" && len(r.restarts) > 0 {
+		resume, reason = r.restarts[0].words()
+		r.restarts = r.restarts[1:]
+	}
 	r.add(summaryEvent{
 		Kind: c.Kind, Rank: int(c.Rank), Member: c.Member, Host: c.Host, Step: c.Step, Generation: c.Generation,
-		WorldSize: int(c.World), DetectMS: finite(c.DetectMs), ResumeMS: finite(c.ResumeMs), Reason: c.Reason,
+		WorldSize: int(c.World), DetectMS: finite(c.DetectMs), ResumeMS: resume, Reason: reason,
 	})
+}
+
+// restarted adds what only the one who started the coordinator knows to the event that the new coordinator tells,
+// whichever of both comes first.
+func (r *recorder) restarted(c coordinatorRestart) {
+	for i := range r.events {
+		if e := &r.events[i]; e.Kind == "coordinator" && e.ResumeMS == 0 {
+			e.ResumeMS, e.Reason = c.words()
+			return
+		}
+	}
+	r.restarts = append(r.restarts, c)
 }
 
 func (r *recorder) add(e summaryEvent) {
@@ -136,7 +155,7 @@ func (r *recorder) add(e summaryEvent) {
 // summary is the record with the process's exit code; status and reason stand for a job whose end was not seen.
 func (r *recorder) summary(code int, status, reason string, chaos []chaosResult) *summary {
 	s := &summary{
-		Job: r.job, Status: status, ExitCode: code, Reason: reason, Events: r.events, Checkpoints: r.saved, Chaos: chaos,
+		Job: r.job, Status: status, ExitCode: code, Reason: reason, Checkpoints: r.saved, Chaos: chaos,
 		Ledger: []summaryTerm{}, WorldSizes: []int{},
 	}
 	if r.last != nil {
@@ -171,6 +190,11 @@ func (r *recorder) summary(code int, status, reason string, chaos []chaosResult)
 		gens = append(gens, g)
 	}
 	sort.Slice(gens, func(i, j int) bool { return gens[i] < gens[j] })
+	for _, c := range r.restarts {
+		ms, reason := c.words()
+		r.add(summaryEvent{Kind: "coordinator", Rank: -1, Step: s.Steps, ResumeMS: ms, Reason: reason})
+	}
+	s.Events = r.events
 	for _, g := range gens {
 		s.WorldSizes = append(s.WorldSizes, r.worlds[g])
 	}

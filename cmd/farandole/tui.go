@@ -5,8 +5,8 @@ package main
 //   - Progress, membership changes and the closing line go to the progress stream: standard output, or
 //     standard error under `-o json`, because standard output then carries the JSON alone.
 //   - A worker's standard output goes where progress goes, its standard error to standard error. Every
-//     line begins with the worker's current rank: "[2] ". Nothing of a line is changed but trailing
-//     carriage returns.
+//     line begins with the worker's current rank: "[2] ", or, before it has one, its number on its host:
+//     "[local 2] ". Nothing of a line is changed but trailing carriage returns.
 //   - Warnings, errors and the failure block go to standard error.
 //   - Lines of our own begin with "farandole: ", without a capital and without a full stop.
 //   - A terminal has one progress line, at the bottom, rewritten in place. Everything else is printed above it.
@@ -112,14 +112,13 @@ func (c *console) block(lines []string) {
 	c.above(c.err, "farandole: "+c.paint(colorRed, lines[0])+"\n"+strings.Join(append(lines[1:], ""), "\n"))
 }
 
-// worker prints lines that the worker of rank wrote.
-func (c *console) worker(rank int, stderr bool, lines []string) {
+// worker prints lines that the worker of rank wrote; with a rank of -1 it is local, its number on its host, that names it.
+func (c *console) worker(rank, local int, stderr bool, lines []string) {
 	w := c.out
 	if stderr {
 		w = c.err
 	}
-	name := "?" // not in a view yet
-	color := colorDim
+	name, color := fmt.Sprintf("local %d", local), colorDim
 	if rank >= 0 {
 		name, color = fmt.Sprint(rank), rankColors[rank%len(rankColors)]
 	}
