@@ -101,14 +101,7 @@ func listJobs(cmd *cobra.Command, addr, output, which string) error {
 	if err := oneOf("-o", output, "text", "json"); err != nil {
 		return err
 	}
-	var jobs []*pb.JobStatus
-	err := withClient(addr, func(c *client) error {
-		return c.call(cmd.Context(), func(ctx context.Context) error {
-			rep, err := c.Jobs(ctx, &pb.JobsRequest{})
-			jobs = rep.GetJobs()
-			return err
-		})
-	})
+	jobs, err := jobsOf(cmd.Context(), addr)
 	if err != nil {
 		return err
 	}
@@ -121,7 +114,7 @@ func listJobs(cmd *cobra.Command, addr, output, which string) error {
 	w := cmd.OutOrStdout()
 	switch {
 	case which != "" && which != "*" && len(picked) == 0:
-		return usagef("the coordinator at %s has no job %q: see `farandole jobs --coordinator %s`", addr, which, addr)
+		return noJob(addr, which)
 	case output == "json":
 		return writeJSON(w, jobViews(picked))
 	case which != "" && which != "*":
@@ -134,6 +127,35 @@ func listJobs(cmd *cobra.Command, addr, output, which string) error {
 		printJobs(w, picked)
 	}
 	return nil
+}
+
+func noJob(addr, job string) error {
+	return usagef("the coordinator at %s has no job %q: see `farandole jobs --coordinator %s`", addr, job, addr)
+}
+
+// jobsOf asks the coordinator at addr for all its jobs.
+func jobsOf(ctx context.Context, addr string) (jobs []*pb.JobStatus, err error) {
+	err = withClient(addr, func(c *client) error {
+		return c.call(ctx, func(ctx context.Context) error {
+			rep, err := c.Jobs(ctx, &pb.JobsRequest{})
+			jobs = rep.GetJobs()
+			return err
+		})
+	})
+	return jobs, err
+}
+
+func findJob(ctx context.Context, addr, job string) (*pb.JobStatus, error) {
+	jobs, err := jobsOf(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range jobs {
+		if j.Job == job {
+			return j, nil
+		}
+	}
+	return nil, noJob(addr, job)
 }
 
 // endedStatus says whether a status is a job's last.
@@ -231,7 +253,7 @@ func followLogs(cmd *cobra.Command, addr, job string) error {
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	return withClient(addr, func(c *client) error {
-		if err := c.call(ctx, func(ctx context.Context) error { _, err := c.Jobs(ctx, &pb.JobsRequest{}); return err }); err != nil {
+		if _, err := findJob(ctx, addr, job); err != nil {
 			return err
 		}
 		con := newConsole(cmd.OutOrStdout(), cmd.ErrOrStderr(), false)
@@ -287,6 +309,11 @@ func newScaleCommand() *cobra.Command {
 			if err != nil || n < 1 || n > maxWorkersFlag {
 				return usagef("scale wants +N, how many workers to add, from +1 to +%d, not %q; to remove workers, stop their agent", maxWorkersFlag, args[1])
 			}
+			if j, err := findJob(cmd.Context(), addr, args[0]); err != nil {
+				return err
+			} else if endedStatus(j.Status) {
+				return failf("job %s had ended before: it %s at step %s", args[0], pastTense(j.Status), stepsText(j))
+			}
 			return withClient(addr, func(c *client) error {
 				err := c.call(cmd.Context(), func(ctx context.Context) error {
 					_, err := c.Scale(ctx, &pb.ScaleRequest{Job: args[0], Add: int32(n)})
@@ -311,6 +338,12 @@ func newCancelCommand() *cobra.Command {
 		Short: "End a job; with --save after a checkpoint",
 		Args:  exactArgs("a JOB"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if j, err := findJob(cmd.Context(), addr, args[0]); err != nil {
+				return err
+			} else if endedStatus(j.Status) {
+				fmt.Fprintf(cmd.OutOrStdout(), "job %s had ended before: it %s at step %s\n", args[0], pastTense(j.Status), stepsText(j))
+				return nil
+			}
 			return withClient(addr, func(c *client) error {
 				err := c.call(cmd.Context(), func(ctx context.Context) error {
 					_, err := c.Cancel(ctx, &pb.CancelRequest{Job: args[0], Save: save})

@@ -246,8 +246,11 @@ func (r *jobRun) runningText(job, addr string) string {
 	if r.opts.coordinator != "" {
 		return fmt.Sprintf("job %s: submitted to %s, to start with %s", job, addr, n)
 	}
-	text := fmt.Sprintf("job %s: %s on this machine, %s each, coordinator at %s", job, n,
-		count(int64(r.plan.spec.Threads), "thread"), addr)
+	threads := count(int64(r.plan.spec.Threads), "thread")
+	if r.plan.spec.Start > 1 {
+		threads += " each"
+	}
+	text := fmt.Sprintf("job %s: %s on this machine, %s, coordinator at %s", job, n, threads, addr)
 	if r.opts.http != "" {
 		text += fmt.Sprintf(", metrics at http://%s/metrics", r.opts.http)
 	}

@@ -56,7 +56,7 @@ and the weights come out the same bits as in an undisturbed run on one worker.`,
 	root.AddCommand(
 		newRunCommand(), newCoordinatorCommand(), newAgentCommand(),
 		newSubmitCommand(), newJobsCommand(), newStatusCommand(), newLogsCommand(), newScaleCommand(), newCancelCommand(),
-		newBenchCommand(), newVersionCommand(),
+		newBenchCommand(), newCheckpointCommand(), newVerifyCommand(), newDoctorCommand(), newVersionCommand(),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

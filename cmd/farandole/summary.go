@@ -19,7 +19,7 @@ type summary struct {
 	ExitCode         int                 `json:"exit_code"`
 	Reason           string              `json:"reason,omitempty"`
 	Steps            int64               `json:"steps"`
-	Samples          int64               `json:"samples"` // that this job trained on; less than steps tell when it began from a checkpoint
+	Samples          int64               `json:"samples"` // that this job trained on; those of an earlier run, whose checkpoint it began from, do not count
 	FinalLoss        *float64            `json:"final_loss"`
 	WeightsSHA256    string              `json:"weights_sha256"`
 	Generations      int                 `json:"generations"`
@@ -171,6 +171,9 @@ func (r *recorder) summary(code int, status, reason string, chaos []chaosResult)
 		}
 		for _, t := range e.Ledger {
 			s.Ledger = append(s.Ledger, summaryTerm{t.Generation, t.First, t.Last, int(t.World)})
+			if t.Generation == 0 {
+				continue // steps of an earlier run, read from its checkpoint
+			}
 			r.worlds[t.Generation] = int(t.World)
 			trained += max(0, t.Last-t.First+1)
 		}
