@@ -1,13 +1,25 @@
 package main
 
 import (
+	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 )
+
+// leakChecked fails a test binary whose goroutines outlive its tests.
+type leakChecked struct{ *testing.M }
+
+func (m leakChecked) Run() int {
+	code := m.M.Run()
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
 
 // TestMain makes the test binary the command itself when testscript, or a run that starts its coordinator, calls it.
 func TestMain(m *testing.M) {
@@ -18,8 +30,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "coordinator" {
 		os.Exit(realMain(os.Args[1:], os.Stdout, os.Stderr))
 	}
-	signal.Reset(syscall.SIGINT)
-	testscript.Main(m, map[string]func(){
+	testscript.Main(leakChecked{m}, map[string]func(){
 		"farandole": main,
 	})
 }

@@ -101,7 +101,7 @@ func (r *renderer) showView(v *pb.ViewEvent) {
 	r.points = nil
 	from := "from the start"
 	if v.Resume > 0 {
-		from = fmt.Sprintf("after step %d", v.Resume)
+		from = fmt.Sprintf("going on after step %d", v.Resume)
 	}
 	hosts := map[string]bool{}
 	for _, h := range v.Hosts {
@@ -161,9 +161,9 @@ func changeLine(c *pb.MemberChange) (color, text string) {
 		return colorYellow, fmt.Sprintf("waiting for workers at step %d%s", c.Step, because)
 	case "coordinator":
 		if c.Reason == "" {
-			because = ": it is back"
+			return colorYellow, "the coordinator is back"
 		}
-		return colorYellow, fmt.Sprintf("coordinator%s", because)
+		return colorYellow, c.Reason
 	case "view", "done":
 		return "", ""
 	}
