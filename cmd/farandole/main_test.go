@@ -26,8 +26,11 @@ func TestMain(m *testing.M) {
 	if os.Getenv("FARANDOLE_TEST_FAKE") != "" {
 		runCoordinator, runAgent = serveFake, idleAgent
 	}
-	// A coordinator that run starts is /proc/self/exe with its first argument, without testscript's link.
-	if len(os.Args) > 1 && os.Args[1] == "coordinator" {
+	// What the command starts of itself is /proc/self/exe, without testscript's link.
+	if len(os.Args) > 1 && os.Args[1] == "sweep-test" {
+		os.Exit(sweepTest())
+	}
+	if os.Getenv("FARANDOLE_TEST_MAIN") != "" || len(os.Args) > 1 && (os.Args[1] == "coordinator" || os.Args[1] == "bench") {
 		os.Exit(realMain(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	testscript.Main(leakChecked{m}, map[string]func(){
