@@ -29,6 +29,10 @@ type engine interface {
 	crossEntropy(t *crossEntropyTask, i0, i1 int)
 	// blockSums writes the values of blocks [b0,b1) of x, or of its squares, to dst[b0:b1].
 	blockSums(dst, x []float32, square bool, b0, b1 int)
+
+	firstNonFinite(x []float32) int
+	// fmaLoop does about the given number of floating-point operations in registers and returns how many it did.
+	fmaLoop(flops int64) int64
 }
 
 // matmulTask is c[i,j] = Σ_k a[i·ai + k·ak]·b[k·bk + j·bj] (+ bias[j]), or += when accumulate is set.

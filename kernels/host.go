@@ -19,10 +19,12 @@ type hostDevice struct {
 	engine engine
 	pool   *pool
 	tasks  tasks
+
+	minPartWork int
 }
 
 func newHostDevice(name string, e engine, p *pool) *hostDevice {
-	return &hostDevice{name: name, engine: e, pool: p}
+	return &hostDevice{name: name, engine: e, pool: p, minPartWork: minPartWork}
 }
 
 func (d *hostDevice) Name() string  { return d.name }
@@ -79,12 +81,16 @@ func (d *hostDevice) Alloc(n int) (Buffer, error) {
 	if err := checkAlloc(n); err != nil {
 		return nil, err
 	}
+	return &hostBuffer{d, alignedFloats(n)}, nil
+}
+
+func alignedFloats(n int) []float32 {
 	x := make([]float32, n+alignBytes/4)
 	off := 0
 	if rest := uintptr(unsafe.Pointer(&x[0])) % alignBytes; rest != 0 {
 		off = int(alignBytes-rest) / 4
 	}
-	return &hostBuffer{d, x[off : off+n : off+n]}, nil
+	return x[off : off+n : off+n]
 }
 
 func (d *hostDevice) AllocInts(n int) (Ints, error) {
@@ -149,12 +155,17 @@ func (d *hostDevice) optional(op, arg string, b Buffer, n int) []float32 {
 	return d.floats(op, arg, b, n)
 }
 
-// checkDims panics unless every dimension is at least 1.
+// maxWork bounds the product of an operation's dimensions, so that no size computed from them wraps around.
+const maxWork = 1 << 60
+
+// checkDims panics unless every dimension is at least 1 and their product at most maxWork.
 func checkDims(op string, dims ...int) {
+	work := 1
 	for _, n := range dims {
-		if n < 1 {
-			panic(fmt.Sprintf("kernels: %s: dimensions %v: each must be at least 1", op, dims))
+		if n < 1 || n > maxWork/work {
+			panic(fmt.Sprintf("kernels: %s: dimensions %v: each must be at least 1, and their product at most 2⁶⁰", op, dims))
 		}
+		work *= n
 	}
 }
 

@@ -131,7 +131,7 @@ func (d *hostDevice) LayerNormBackward(dx, dgamma, dbeta, dout, x, gamma, mean, 
 
 func (d *hostDevice) Attention(out, att, qkv Buffer, b, t, heads, hs int) {
 	const op = "Attention"
-	checkDims(op, b, t, heads, hs)
+	checkDims(op, b, t, t, heads, hs)
 	c := heads * hs
 	p := &d.tasks.attention
 	*p = attentionPart{attentionTask{
@@ -143,7 +143,7 @@ func (d *hostDevice) Attention(out, att, qkv Buffer, b, t, heads, hs int) {
 
 func (d *hostDevice) AttentionBackward(dqkv, dout, qkv, att, scratch Buffer, b, t, heads, hs int) {
 	const op = "AttentionBackward"
-	checkDims(op, b, t, heads, hs)
+	checkDims(op, b, t, t, heads, hs)
 	c := heads * hs
 	s := d.own(op, "scratch", scratch)
 	if len(s) < b*heads*t*t {

@@ -1,12 +1,13 @@
 package kernels
 
 // minPartWork is how many elements, or as much work, a part must have to be worth waking a goroutine.
+// A device has its own copy, which tests lower so that small shapes are cut as well.
 const minPartWork = 16 << 10
 
 // partsFor is into how many parts to cut a task of the given work along a dimension of length values;
 // no part is shorter than Lanes.
 func (d *hostDevice) partsFor(work, length int) int {
-	return max(1, min(d.pool.threads, work/minPartWork, (length+Lanes-1)/Lanes))
+	return max(1, min(d.pool.threads, work/d.minPartWork, (length+Lanes-1)/Lanes))
 }
 
 // tasks has one of each kind of task, so that an operation allocates nothing.

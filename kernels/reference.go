@@ -1,5 +1,10 @@
 package kernels
 
+import (
+	"math"
+	"sync/atomic"
+)
+
 // reference is the canonical arithmetic as plain Go: the definition and the oracle, not fast.
 // Products that feed a sum are converted to float32 explicitly, because Go may otherwise fuse them.
 type reference struct{}
@@ -153,3 +158,24 @@ func (reference) blockSums(dst, x []float32, square bool, b0, b1 int) {
 		dst[b] = l.fold(len(block))
 	}
 }
+
+func (reference) firstNonFinite(x []float32) int {
+	for i, v := range x {
+		if v-v != 0 {
+			return i
+		}
+	}
+	return -1
+}
+
+func (reference) fmaLoop(flops int64) int64 {
+	x := float32(0.5)
+	for range flops / 2 {
+		x = fma32(x, 0.25, 0.5)
+	}
+	sink.Store(math.Float32bits(x))
+	return flops / 2 * 2
+}
+
+// sink keeps the compiler from dropping what only a benchmark computes.
+var sink atomic.Uint32
