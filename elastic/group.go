@@ -102,6 +102,7 @@ func (s *State) formed(t time.Duration, e Formed) {
 		return
 	}
 	m.formed = true
+	delete(s.strikes, m.ID)
 	s.group.progressAt = t
 	in := s.roster()
 	if len(in) == s.view.World() && !slices.ContainsFunc(in, func(m *member) bool { return !m.formed }) {
@@ -175,22 +176,31 @@ func (s *State) needsView(t time.Duration) (string, cause) {
 	if !g.resumed {
 		return "", 0 // joins wait for the transfers of the last ones
 	}
-	joins, first, last := 0, t, time.Duration(0)
-	room := s.maxWorld() - s.view.World()
-	for _, m := range s.order {
-		switch {
-		case m.inView && m.leaving:
-			first, last = min(first, m.leftAt), max(last, m.leftAt)
-			joins++
-		case !m.inView && room > 0:
-			first, last = min(first, m.joinedAt), max(last, m.joinedAt)
-			joins++
-		}
-	}
-	if joins > 0 && (t-last >= s.policy.Settle || t-first >= maxSettles*s.policy.Settle) {
+	if first, last, some := s.changes(t); some && (t-last >= s.policy.Settle || t-first >= maxSettles*s.policy.Settle) {
 		return "workers came or go", causeJoin
 	}
 	return "", 0
+}
+
+// changes says whether members wait to enter or to leave the view, and since when: the first and the last of them.
+// A member can leave when there is another to take its state over.
+func (s *State) changes(t time.Duration) (first, last time.Duration, some bool) {
+	room, stays := s.room()-s.view.World(), false
+	for _, m := range s.order {
+		stays = stays || !m.leaving && (m.inView || room > 0 && t >= m.eligible)
+	}
+	first = t
+	for _, m := range s.order {
+		at := m.eligible
+		switch {
+		case m.inView && m.leaving && stays:
+			at = m.leftAt
+		case m.inView || room <= 0 || t < m.eligible:
+			continue
+		}
+		first, last, some = min(first, at), max(last, at), true
+	}
+	return first, last, some
 }
 
 // maxSettles bounds how long a stream of joins can put off the view for the first of them, in Settles.
