@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -88,18 +89,24 @@ func TestCrashAtEveryOperationOfPrune(t *testing.T) {
 			require.Greater(t, k, 10)
 			return
 		}
-		after := inMemory(files.reboot(nil))
-		infos, err := after.List()
-		require.NoError(t, err)
-		for _, i := range infos {
-			if i.Complete {
-				require.NoError(t, after.Verify(t.Context(), i.Step))
+		for i := range 10 {
+			var r *rand.Rand
+			if i > 0 {
+				r = rand.New(rand.NewPCG(uint64(i), uint64(k)))
 			}
+			after := inMemory(files.reboot(r))
+			infos, err := after.List()
+			require.NoError(t, err)
+			for _, info := range infos {
+				if info.Complete {
+					require.NoError(t, after.Verify(t.Context(), info.Step))
+				}
+			}
+			requireOneOf(t, after, map[elastic.Step][]Tensor{2: state(2)})
+			_, err = after.Prune(1)
+			require.NoError(t, err)
+			require.Equal(t, []elastic.Step{2}, steps(t, after))
 		}
-		requireOneOf(t, after, map[elastic.Step][]Tensor{2: state(2)})
-		_, err = after.Prune(1)
-		require.NoError(t, err)
-		require.Equal(t, []elastic.Step{2}, steps(t, after))
 	}
 }
 

@@ -21,8 +21,11 @@ func (g *Group) broadcast(b []byte, root int) error {
 	if root < 0 || root >= w {
 		return fmt.Errorf("%w: broadcast from rank %d in a group of %d", ErrMisuse, root, w)
 	}
-	if w == 1 || len(b) == 0 {
+	if w == 1 {
 		return nil
+	}
+	if len(b) == 0 {
+		return g.meet()
 	}
 	r := &g.relay
 	r.buf, r.chunk, r.places = b, g.tuning.ChunkBytes, r.places[:0]

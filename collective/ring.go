@@ -66,8 +66,11 @@ func (r *ring) take(tr Transport, left int, at span, adds bool) error {
 
 func (g *Group) allReduce(b []float32) error {
 	w := g.World()
-	if w == 1 || len(b) == 0 {
+	if w == 1 {
 		return nil
+	}
+	if len(b) == 0 {
+		return g.meet()
 	}
 	if g.tuning.isDirect(4*len(b), w-1) {
 		return g.directSum(b)
@@ -84,7 +87,7 @@ func (g *Group) allGather(out, b []byte) error {
 		return fmt.Errorf("%w: all-gather of %d bytes over %d ranks needs %d bytes for the result, not %d", ErrMisuse, len(b), w, w*len(b), len(out))
 	}
 	if len(b) == 0 {
-		return nil
+		return g.meet()
 	}
 	copy(out[g.Rank()*len(b):], b)
 	if w == 1 {

@@ -54,7 +54,7 @@ func (g *Group) reduceTree(out []float32, partials []Partial, ranges []elastic.R
 		return err
 	}
 	if len(out) == 0 {
-		return nil
+		return g.meet()
 	}
 	t.rank, t.out, t.partials = g.Rank(), out, partials
 	err := g.settle(t.run(g))
@@ -213,19 +213,19 @@ func (p *treePlan) update(ranges []elastic.Range, shards, world int) error {
 	if p.code != nil && p.shards == shards && slices.Equal(p.ranges, ranges) {
 		return nil
 	}
-	*p = treePlan{ranges: slices.Clone(ranges), shards: shards}
-	if len(ranges) != world {
-		return fmt.Errorf("%w: tree reduce got %d ranges for %d ranks", ErrMisuse, len(ranges), world)
+	*p = treePlan{}
+	if len(ranges) != world || shards < 1 {
+		return fmt.Errorf("%w: tree reduce got %d ranges of %d shards for %d ranks", ErrMisuse, len(ranges), shards, world)
 	}
 	next := 0
 	for r, of := range ranges {
-		if of.First != next || of.End < of.First {
-			return fmt.Errorf("%w: tree reduce: range %v of rank %d does not begin at shard %d", ErrMisuse, of, r, next)
+		if of.First != next || of.End < of.First || of.End > shards {
+			return fmt.Errorf("%w: tree reduce: range %v of rank %d does not lie in [%d,%d)", ErrMisuse, of, r, next, shards)
 		}
 		next = of.End
 		p.nodes = append(p.nodes, elastic.Partials(of, shards))
 	}
-	if next != shards || shards < 1 {
+	if next != shards {
 		return fmt.Errorf("%w: tree reduce: the ranges end at shard %d of %d", ErrMisuse, next, shards)
 	}
 	var leaves []instruction
@@ -236,6 +236,7 @@ func (p *treePlan) update(ranges []elastic.Range, shards, world int) error {
 	}
 	p.most = len(leaves)
 	p.compile(&leaves, elastic.Range{First: 0, End: shards})
+	p.ranges, p.shards = slices.Clone(ranges), shards
 	return nil
 }
 
@@ -247,9 +248,9 @@ func (p *treePlan) compile(leaves *[]instruction, node elastic.Range) {
 		*leaves = (*leaves)[1:]
 		return
 	}
-	m := (node.First + node.End) / 2
-	p.compile(leaves, elastic.Range{First: node.First, End: m})
-	p.compile(leaves, elastic.Range{First: m, End: node.End})
+	left, right, _ := elastic.Children(node)
+	p.compile(leaves, left)
+	p.compile(leaves, right)
 	p.code = append(p.code, instruction{add: true})
 }
 

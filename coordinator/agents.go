@@ -185,12 +185,14 @@ func (s *server) Serve(st pb.Coordinator_ServeServer) error {
 	out := newOutbox[*pb.AgentCommand](agentQueue)
 	out.put(&pb.AgentCommand{Of: &pb.AgentCommand_Welcome{Welcome: &pb.AgentWelcome{LivenessNanos: int64(s.cfg.Liveness)}}})
 	s.agents.attach(h, out)
-	running := map[string]bool{}
-	for _, r := range h.Running {
-		running[r.Member] = true
-	}
 	for _, j := range s.list() {
-		j.post(func() { j.agentAttached(h.Id, running) })
+		running := map[string]int32{}
+		for _, r := range h.Running {
+			if r.Job == j.id {
+				running[r.Member] = r.Pid
+			}
+		}
+		j.post(func() { j.agentAttached(h.Id, h.Host, running) })
 	}
 	s.poke()
 	defer s.agents.detach(h.Id, out)

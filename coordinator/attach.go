@@ -57,8 +57,7 @@ func (j *job) attach(h *pb.Hello, out *outbox[*pb.WorkerCommand]) {
 	id := elastic.MemberID(h.Member.Id)
 	m := j.members[id]
 	if m == nil {
-		m = &member{id: id, rank: -1}
-		j.members[id] = m
+		m = j.newMember(id, h.Member.Host)
 	}
 	if m.out != nil {
 		m.out.close(status.Error(codes.Aborted, "the worker attached again"))
@@ -146,7 +145,7 @@ func (j *job) hear(id elastic.MemberID, out *outbox[*pb.WorkerCommand], msg *pb.
 }
 
 func (j *job) heartbeat(id elastic.MemberID, h *pb.Heartbeat) {
-	resumed, advanced := j.prog.heard(h, time.Now())
+	resumed, advanced := j.prog.heard(h)
 	for _, c := range resumed {
 		j.srv.metrics.resume.WithLabelValues(j.id).Observe(c.ResumeMs / 1e3)
 		j.change(c)

@@ -70,9 +70,6 @@ func (j *job) end(a elastic.Ended) {
 	if !j.prog.started.IsZero() {
 		e.TrainSeconds = now.Sub(j.prog.started).Seconds()
 		e.PausedSeconds = j.prog.pausedFor.Seconds()
-		if !j.prog.pausedAt.IsZero() {
-			e.PausedSeconds += now.Sub(j.prog.pausedAt).Seconds()
-		}
 	}
 	b, err := proto.Marshal(e)
 	if err != nil {

@@ -95,6 +95,7 @@ func restoreJob(s *server, v *saved, history []*pb.JobEvent) (*job, error) {
 		j.state = elastic.New(j.policy())
 	} else {
 		j.state = elastic.Restore(j.policy(), v.Record, monotonic())
+		j.prog.restore(v.Record.View)
 	}
 	j.quietTill = time.Now().Add(j.limits.Regroup)
 	if !j.over {
@@ -205,7 +206,6 @@ func (j *job) do(a elastic.Action) {
 	case elastic.Prepare:
 		j.tell(a.To, &pb.WorkerCommand{Of: &pb.WorkerCommand_Prepare{Prepare: &pb.Prepare{
 			Generation: uint64(a.Generation), Reason: a.Reason}}})
-		j.prog.paused(time.Now())
 	case elastic.Announce:
 		j.announce(a)
 	case elastic.Evict:
@@ -288,6 +288,17 @@ func (j *job) note(n elastic.Note) {
 
 func (j *job) change(c *pb.MemberChange) {
 	j.feed.add(&pb.JobEvent{Of: &pb.JobEvent_Change{Change: c}})
+}
+
+// newMember registers a process. One that the last view has was attached in an earlier life of the coordinator.
+func (j *job) newMember(id elastic.MemberID, host string) *member {
+	m := &member{id: id, host: host, rank: -1}
+	if v := j.state.View(); v != nil {
+		m.rank = v.RankOf(id)
+		m.attached = m.rank >= 0
+	}
+	j.members[id] = m
+	return m
 }
 
 // fellAt is the best known time of a member's fall: when the signal was sent, else when its exit was seen, else when

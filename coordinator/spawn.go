@@ -56,7 +56,7 @@ func (j *job) spawn() bool {
 	if !ok {
 		return false
 	}
-	j.members[elastic.MemberID(id)] = &member{id: elastic.MemberID(id), agent: ag.id, host: ag.host, rank: -1}
+	j.newMember(elastic.MemberID(id), ag.host).agent = ag.id
 	sent := j.srv.agents.send(ag.id, &pb.AgentCommand{Of: &pb.AgentCommand_Spawn{Spawn: &pb.Spawn{
 		Job: j.id, Member: id, LocalRank: int32(local), Spec: j.spec}}})
 	if !sent {
@@ -66,15 +66,21 @@ func (j *job) spawn() bool {
 	return sent
 }
 
-// agentAttached holds what an agent says it runs against what the job believes.
-func (j *job) agentAttached(agent string, running map[string]bool) {
-	for id := range running {
-		if m := j.members[elastic.MemberID(id)]; m != nil {
-			m.agent = agent
+// agentAttached holds what an agent says it runs of this job against what the job believes. A coordinator that was
+// restarted learns of its workers here, or from their Hello, whichever comes first.
+func (j *job) agentAttached(agent, host string, running map[string]int32) {
+	if j.over {
+		return
+	}
+	for id, pid := range running {
+		m := j.members[elastic.MemberID(id)]
+		if m == nil {
+			m = j.newMember(elastic.MemberID(id), host)
 		}
+		m.agent, m.pid = agent, pid
 	}
 	for id, m := range j.members {
-		if m.agent == agent && !running[string(id)] {
+		if _, ok := running[string(id)]; m.agent == agent && !ok {
 			j.drop(m, "its process is gone")
 		}
 	}

@@ -61,7 +61,8 @@ type Finished struct {
 	Step       Step
 }
 
-// Departed says that a member wants to leave in good order (a host that drains).
+// Departed says that a member wants to leave in good order (a host that drains). It goes on as before until it is evicted, which
+// waits until somebody else holds the newest state.
 type Departed struct {
 	ID     MemberID
 	Reason string

@@ -11,9 +11,12 @@ import (
 type group struct {
 	resumed bool // every member formed, or a step was committed, which takes every member
 	best    Step // newest step that a member reported
-	broken  bool // a member said so
-	since   time.Duration
-	reason  string
+	// Members of the view that have not formed or finished; not kept up for those that are lost, since a loss ends the view.
+	unformed, unfinished int
+
+	broken bool // a member said so
+	since  time.Duration
+	reason string
 
 	// flaps counts the views in a row that had the same roster, were called for by suspicion alone and got nowhere.
 	flaps int
@@ -102,9 +105,9 @@ func (s *State) formed(t time.Duration, e Formed) {
 		return
 	}
 	m.formed = true
+	delete(s.strikes, m.ID)
 	s.group.progressAt = t
-	in := s.roster()
-	if len(in) == s.view.World() && !slices.ContainsFunc(in, func(m *member) bool { return !m.formed }) {
+	if s.group.unformed--; s.group.unformed == 0 {
 		s.resume()
 		s.advance(t)
 	}
@@ -135,9 +138,12 @@ func (s *State) finished(t time.Duration, e Finished) {
 	if m == nil || !s.current(m, e.Generation) || e.Step < s.view.Resume {
 		return
 	}
-	m.finished = true
+	if !m.finished {
+		m.finished = true
+		s.group.unfinished--
+	}
 	s.progress(t, e.Step)
-	if s.phase == PhaseRunning {
+	if s.phase == PhaseRunning && s.group.unfinished == 0 {
 		s.tryFinish()
 	}
 }
@@ -175,22 +181,31 @@ func (s *State) needsView(t time.Duration) (string, cause) {
 	if !g.resumed {
 		return "", 0 // joins wait for the transfers of the last ones
 	}
-	joins, first, last := 0, t, time.Duration(0)
-	room := s.maxWorld() - s.view.World()
-	for _, m := range s.order {
-		switch {
-		case m.inView && m.leaving:
-			first, last = min(first, m.leftAt), max(last, m.leftAt)
-			joins++
-		case !m.inView && room > 0:
-			first, last = min(first, m.joinedAt), max(last, m.joinedAt)
-			joins++
-		}
-	}
-	if joins > 0 && (t-last >= s.policy.Settle || t-first >= maxSettles*s.policy.Settle) {
+	if first, last, some := s.changes(t); some && (t-last >= s.policy.Settle || t-first >= maxSettles*s.policy.Settle) {
 		return "workers came or go", causeJoin
 	}
 	return "", 0
+}
+
+// changes says whether members wait to enter or to leave the view, and since when: the first and the last of them.
+// A member can leave when there is another to take its state over.
+func (s *State) changes(t time.Duration) (first, last time.Duration, some bool) {
+	room, stays := s.room()-s.view.World(), false
+	for _, m := range s.order {
+		stays = stays || !m.leaving && (m.inView || room > 0 && t >= m.eligible)
+	}
+	first = t
+	for _, m := range s.order {
+		at := m.eligible
+		switch {
+		case m.inView && m.leaving && stays:
+			at = m.leftAt
+		case m.inView || room <= 0 || t < m.eligible:
+			continue
+		}
+		first, last, some = min(first, at), max(last, at), true
+	}
+	return first, last, some
 }
 
 // maxSettles bounds how long a stream of joins can put off the view for the first of them, in Settles.

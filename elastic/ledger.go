@@ -62,6 +62,18 @@ func (s *State) resumeLedger(r Step, g Generation, world int) {
 	s.ledger = append(kept, Term{Generation: g, First: r + 1, Last: r, World: world})
 }
 
+// adopt makes a state that generation g committed as step r the end of the lineage. What came before it is told as
+// far as it is known.
+func (s *State) adopt(g Generation, r Step) {
+	kept := slices.DeleteFunc(slices.Clone(s.ledger), func(t Term) bool { return t.Generation >= g || t.First > r })
+	first := Step(1)
+	if n := len(kept); n > 0 {
+		kept[n-1].Last = min(kept[n-1].Last, r-1)
+		first = kept[n-1].Last + 1
+	}
+	s.ledger = append(kept, Term{Generation: g, First: first, Last: r})
+}
+
 // committedBy is the generation that committed step, 0 when it is not in the ledger.
 func committedBy(ledger []Term, step Step) Generation {
 	for _, t := range ledger {
@@ -80,7 +92,10 @@ func (s *State) onLineage(f Fence) bool {
 	if f.Term == 0 || f.Applied == 0 || n == 0 {
 		return true
 	}
-	if open := s.ledger[n-1]; f.Term == open.Generation {
+	switch open := s.ledger[n-1]; {
+	case f.Term > open.Generation:
+		return true // our store was set back: the members know better
+	case f.Term == open.Generation:
 		return f.Applied >= open.First
 	}
 	return committedBy(s.ledger[:n-1], f.Applied) == f.Term

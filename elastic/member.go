@@ -12,6 +12,7 @@ type member struct {
 	fence    Fence // as it last reported it
 	heard    time.Duration
 	joinedAt time.Duration
+	eligible time.Duration // from then on it may enter a view: later than joinedAt for one that did not answer before
 	detached bool
 	accused  Generation // a peer blamed it for the end of this generation's group
 	leaving  bool
@@ -63,7 +64,7 @@ func (s *State) status(m *member) string {
 		return "fenced"
 	case s.phase == PhasePreparing && m.asked:
 		return "fencing"
-	case !m.inView && s.view != nil && s.view.World() >= s.maxWorld():
+	case !m.inView && s.view != nil && s.view.World() >= s.room():
 		return "spare"
 	case !m.inView:
 		return "joining"
@@ -87,17 +88,6 @@ func (s *State) roster() []*member {
 	}
 	slices.SortFunc(in, func(a, b *member) int { return a.rank - b.rank })
 	return in
-}
-
-// candidates counts the members that a view could have.
-func (s *State) candidates() int {
-	n := 0
-	for _, m := range s.order {
-		if !m.leaving {
-			n++
-		}
-	}
-	return n
 }
 
 // touch renews a known member's lease.
@@ -128,7 +118,7 @@ func (s *State) joined(t time.Duration, e Joined) {
 	}
 	// Only a coordinator that lost its store is behind its members; it must not use their generations again.
 	s.gen = max(s.gen, e.Fence.Generation)
-	m := &member{Member: e.Member, fence: e.Fence, heard: t, joinedAt: t, rank: -1}
+	m := &member{Member: e.Member, fence: e.Fence, heard: t, joinedAt: t, eligible: t + s.probation(e.Member.ID), rank: -1}
 	s.members[m.ID] = m
 	s.order = append(s.order, m)
 	if s.phase == PhaseRecovering && s.view.RankOf(m.ID) >= 0 {
@@ -139,7 +129,16 @@ func (s *State) joined(t time.Duration, e Joined) {
 		s.fresh++
 		s.note("join", m, "")
 	}
-	s.advance(t)
+	switch s.phase { // otherwise the next tick sees to it: a burst of joins costs no more than one look
+	case PhaseForming, PhaseWaiting:
+		if len(s.order) >= s.enough() {
+			s.advance(t)
+		}
+	case PhaseRecovering:
+		if len(s.order)+len(s.gone) >= s.view.World() {
+			s.advance(t)
+		}
+	}
 }
 
 // refusal is why the job cannot have the member, ever.
@@ -181,7 +180,10 @@ func (s *State) reattached(t time.Duration, m *member, e Joined) {
 	s.gen = max(s.gen, min(e.Fence.Generation, maxGeneration))
 	switch {
 	case s.phase == PhasePreparing && m.asked:
-		m.answered = false // the answer to come is the newer one
+		if m.answered { // the answer to come is the newer one
+			m.answered = false
+			s.silent++
+		}
 		s.emit(Prepare{To: m.ID, Generation: s.gen, Reason: s.reason})
 	case s.phase == PhaseRunning && m.inView && e.Fence.View < s.view.Generation:
 		s.emit(Announce{To: m.ID, View: s.view})
@@ -206,6 +208,7 @@ func (s *State) doubted(t time.Duration, m *member) {
 }
 
 func (s *State) lost(t time.Duration, e Lost) {
+	delete(s.strikes, e.ID)
 	if m := s.members[e.ID]; m != nil {
 		s.remove(m, e.Reason)
 		s.afterLoss(t)
@@ -221,7 +224,9 @@ func (s *State) departed(t time.Duration, e Departed) {
 		if !m.inView && !m.asked {
 			s.remove(m, s.leaveReason(m))
 			s.afterLoss(t)
+			return
 		}
+		s.advance(t)
 	}
 }
 
@@ -243,9 +248,25 @@ func (s *State) overdue(t time.Duration, m *member) string {
 	return ""
 }
 
+// probation is how long a member that joins is left outside: not at all, unless it was called before and did not answer. Such a
+// one (a hung program whose heartbeats live) would hold up the others again and again.
+func (s *State) probation(id MemberID) time.Duration {
+	n := s.strikes[id]
+	if n == 0 {
+		return 0
+	}
+	return s.policy.Settle << min(n, maxProbation)
+}
+
+// maxProbation bounds the doublings of the probation: 64 Settles.
+const maxProbation = 6
+
 // remove cuts a member off. The caller goes on with afterLoss.
 func (s *State) remove(m *member, reason string) {
 	delete(s.members, m.ID)
+	if m.asked && !m.answered {
+		s.silent--
+	}
 	s.order = slices.DeleteFunc(s.order, func(o *member) bool { return o == m })
 	s.evicts = append(s.evicts, Evict{ID: m.ID, Reason: reason, Final: m.leaving})
 	s.note("loss", m, reason)

@@ -2,6 +2,7 @@ package elastic
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -9,14 +10,15 @@ import (
 // prepare starts the next generation: it is durable first, then everybody who may be in its view is fenced.
 func (s *State) prepare(t time.Duration, reason string, c cause) {
 	s.gen++
-	s.phase, s.cause, s.reason = PhasePreparing, c, reason
+	s.phase, s.cause, s.reason, s.calledAt = PhasePreparing, c, reason, t
 	s.persist()
+	s.silent = 0
 	for _, m := range s.order {
 		m.asked, m.answered = false, false
 	}
 	chosen := s.roster()
-	s.target = max(len(chosen), min(len(s.order), s.maxWorld()))
-	chosen = append(chosen, s.joiners(s.target-len(chosen))...)
+	s.target = max(len(chosen), min(len(s.order), s.room()))
+	chosen = append(chosen, s.joiners(t, s.target-len(chosen))...)
 	for _, m := range chosen {
 		s.ask(t, m)
 	}
@@ -25,21 +27,29 @@ func (s *State) prepare(t time.Duration, reason string, c cause) {
 
 func (s *State) ask(t time.Duration, m *member) {
 	m.asked, m.answered, m.askedAt = true, false, t
+	s.silent++
 	s.emit(Prepare{To: m.ID, Generation: s.gen, Reason: s.reason})
 }
 
-// joiners chooses up to n members that are outside the view and not asked yet: who came first goes first.
-func (s *State) joiners(n int) []*member {
-	var out []*member
+// joiners chooses up to n members that are outside the view and not asked yet: who came first goes first, but nobody
+// whose state was lost in a broken transfer before one who could bring a state, and nobody who may not enter by time t.
+func (s *State) joiners(t time.Duration, n int) []*member {
+	var out, empty []*member
 	for _, m := range s.order {
-		if len(out) < n && !m.inView && !m.asked && !m.leaving {
+		switch {
+		case m.inView || m.asked || m.leaving || t < m.eligible:
+		case m.fence.HoldsState || m.fence.Checkpoint > 0:
 			out = append(out, m)
+		default:
+			empty = append(empty, m)
 		}
 	}
-	return out
+	out = append(out, empty...)
+	return out[:max(0, min(n, len(out)))]
 }
 
-// enlist makes up for members lost during a Prepare from the spares, as long as it runs anyway.
+// enlist makes up for members lost during a Prepare from the spares that were there when it began. Who came later could
+// put off the view for ever.
 func (s *State) enlist(t time.Duration) {
 	asked := 0
 	for _, m := range s.order {
@@ -47,7 +57,7 @@ func (s *State) enlist(t time.Duration) {
 			asked++
 		}
 	}
-	for _, m := range s.joiners(s.target - asked) {
+	for _, m := range s.joiners(s.calledAt, s.target-asked) {
 		s.ask(t, m)
 	}
 }
@@ -57,24 +67,27 @@ func (s *State) fenced(t time.Duration, e Fenced) {
 	if m == nil || s.phase != PhasePreparing || !m.asked || e.Generation != s.gen {
 		return
 	}
+	if !m.answered {
+		s.silent--
+	}
 	m.answered, m.fence = true, e.Fence
 	s.tryDecide(t)
 }
 
 // tryDecide makes the view once everybody who was asked and is still there has answered.
 func (s *State) tryDecide(t time.Duration) {
+	if s.silent > 0 {
+		return
+	}
 	var in []*member
 	for _, m := range s.order {
-		if m.asked && !m.answered {
-			return
-		}
 		if m.asked {
 			in = append(in, m)
 		}
 	}
 	slices.SortStableFunc(in, rosterOrder)
 	in, out := s.splitLeaving(in)
-	s.settle(t, in)
+	s.settle(t, in[:min(len(in), s.room())]) // one that was to leave may be gone; the last joiner waits again
 	for _, m := range out {
 		s.remove(m, s.leaveReason(m))
 	}
@@ -86,18 +99,46 @@ func (s *State) settle(t time.Duration, in []*member) {
 		s.wait(t, lacking(len(in), s.policy.Min))
 		return
 	}
-	fences := make([]Fence, len(in))
-	for i, m := range in {
-		fences[i] = m.fence
-		fences[i].HoldsState = m.fence.HoldsState && s.onLineage(m.fence)
-	}
+	fences, adopted := s.usable(in)
 	r, sync, ok := decide(fences)
 	if !ok {
 		s.stateless = true
 		s.wait(t, "nobody holds the training state, and there is no checkpoint")
 		return
 	}
+	if adopted > 0 {
+		s.adopt(adopted, r)
+		s.reason += fmt.Sprintf("; it starts from a state that generation %d left", adopted)
+	}
 	s.announce(t, in, r, sync)
+}
+
+// usable gives the members' fences, with HoldsState only where the state may be resumed from: on the lineage. When all that the
+// lineage left is the initial state, and no checkpoint, the best of any other is adopted: the generation that committed
+// it is returned.
+func (s *State) usable(in []*member) (fences []Fence, adopted Generation) {
+	fences = make([]Fence, len(in))
+	best := -1
+	for i, m := range in {
+		f := m.fence
+		if f.HoldsState && !s.onLineage(f) {
+			if best < 0 || f.Applied > in[best].fence.Applied || f.Applied == in[best].fence.Applied && f.Term > in[best].fence.Term {
+				best = i
+			}
+			f.HoldsState = false
+		}
+		fences[i] = f
+	}
+	if best < 0 {
+		return fences, 0
+	}
+	if r, _, ok := decide(fences); ok && r > 0 {
+		return fences, 0
+	}
+	for i, m := range in {
+		fences[i].HoldsState = m.fence.HoldsState && m.fence.Applied == in[best].fence.Applied && m.fence.Term == in[best].fence.Term
+	}
+	return fences, in[best].fence.Term
 }
 
 // rosterOrder keeps the survivors as they were and puts joiners behind them, neighbours of one host together.
@@ -113,11 +154,10 @@ func rosterOrder(a, b *member) int {
 	return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.ID, b.ID))
 }
 
-// splitLeaving parts the members that leave from those of the next view. One that leaves stays for a view more when nobody
-// else holds the newest state, to hand it over.
+// splitLeaving parts the members that leave from those that the next view may have. One that leaves stays as long as
+// nobody else holds the newest state, to hand it over; its host may end it before.
 func (s *State) splitLeaving(all []*member) (in, out []*member) {
 	newest, kept := Step(-1), Step(-1)
-	stay := 0
 	for _, m := range all {
 		at := Step(-1)
 		if m.fence.HoldsState && s.onLineage(m.fence) {
@@ -126,11 +166,10 @@ func (s *State) splitLeaving(all []*member) (in, out []*member) {
 		newest = max(newest, at)
 		if !m.leaving {
 			kept = max(kept, at)
-			stay++
 		}
 	}
 	for _, m := range all {
-		needed := stay > 0 && kept < newest && m.fence.Applied == newest
+		needed := kept < newest && m.fence.HoldsState && m.fence.Applied == newest
 		if m.leaving && !needed {
 			out = append(out, m)
 		} else {
@@ -167,7 +206,7 @@ func (s *State) announce(t time.Duration, in []*member, r Step, sync []SyncPlan)
 
 // nextGroup carries over what outlives a view, and counts the views that got nowhere.
 func (s *State) nextGroup(t time.Duration, v *View) group {
-	g := group{best: v.Resume, progressAt: t, stalls: s.group.stalls, durations: s.group.durations}
+	g := group{best: v.Resume, progressAt: t, unformed: v.World(), unfinished: v.World(), stalls: s.group.stalls, durations: s.group.durations}
 	if s.cause == causeSuspicion && v.Resume < s.view.Resume+flapSteps && slices.Equal(ids(v.Roster), ids(s.view.Roster)) {
 		g.flaps = s.group.flaps + 1
 	}

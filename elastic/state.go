@@ -2,6 +2,7 @@ package elastic
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -42,6 +43,8 @@ type State struct {
 	members map[MemberID]*member
 	order   []*member // in the order of joining
 
+	strikes map[MemberID]int // how often a member did not answer; forgotten when it is lost for good or forms a group
+
 	group group // what is known of the view's group
 
 	lossReason string // of the last removal
@@ -50,6 +53,9 @@ type State struct {
 	cause  cause
 	reason string
 	target int // members asked at the start; losses are made up from the spares
+	silent int // members asked that have not answered
+
+	calledAt time.Duration
 
 	// Valid while forming or waiting.
 	fresh      int           // joins since the last attempt at a view
@@ -65,7 +71,7 @@ type State struct {
 // New starts a job that never ran.
 func New(p Policy) *State {
 	p = p.withDefaults()
-	s := &State{policy: p, limits: LimitsOf(p.Liveness), phase: PhaseForming, members: map[MemberID]*member{}}
+	s := &State{policy: p, limits: LimitsOf(p.Liveness), phase: PhaseForming, members: map[MemberID]*member{}, strikes: map[MemberID]int{}}
 	s.clock.most = 2 * s.limits.Heartbeat
 	return s
 }
@@ -87,7 +93,7 @@ func Restore(p Policy, r Record, now time.Duration) *State {
 		s.phase = PhaseRecovering
 		s.regroupFrom = s.clock.at
 		s.gone = map[MemberID]bool{}
-		s.group = group{best: s.view.Resume, progressAt: s.clock.at}
+		s.group = group{best: s.view.Resume, progressAt: s.clock.at, unformed: s.view.World(), unfinished: s.view.World()}
 	}
 	return s
 }
@@ -170,6 +176,9 @@ func (s *State) tick(t time.Duration) {
 	var removed bool
 	for _, m := range slices.Clone(s.order) {
 		if reason := s.overdue(t, m); reason != "" {
+			if t-m.heard <= s.limits.Lease { // it lives but did not answer
+				s.strikes[m.ID]++
+			}
 			s.remove(m, reason)
 			removed = true
 		}
@@ -198,14 +207,15 @@ func (s *State) advance(t time.Duration) {
 
 // gather starts the first view, or the first after a wait, once enough members are present.
 func (s *State) gather(t time.Duration) {
-	n, enough := s.candidates(), s.policy.Start
-	if s.view != nil {
-		enough = s.view.World()
+	in, out := s.splitLeaving(s.order)
+	for _, m := range out {
+		s.remove(m, s.leaveReason(m))
 	}
-	enough = min(max(enough, s.policy.Min), s.maxWorld())
+	in = slices.DeleteFunc(in, func(m *member) bool { return t < m.eligible })
+	n, enough := len(in), s.enough()
 	var last time.Duration
-	for _, m := range s.order {
-		last = max(last, m.joinedAt)
+	for _, m := range in {
+		last = max(last, m.eligible)
 	}
 	if s.fresh > 0 && n >= s.policy.Min && (n >= enough || t-last >= s.policy.Settle) {
 		reason := "the first view"
@@ -224,12 +234,24 @@ func (s *State) gather(t time.Duration) {
 	}
 }
 
+// enough is how many members start a view at once: as many as were asked for, or as there were before.
+func (s *State) enough() int {
+	if s.view != nil {
+		return min(s.view.World(), s.maxWorld())
+	}
+	return min(s.policy.Start, s.maxWorld())
+}
+
 // wait ends an attempt at a view that lacks members or state. Who was fenced stays so.
 func (s *State) wait(t time.Duration, reason string) {
-	s.fresh = len(s.joiners(len(s.order)))
+	s.fresh = len(s.joiners(never, len(s.order)))
 	for _, m := range s.order {
+		if s.stateless && m.asked {
+			m.inView, m.rank = false, -1 // it must not take the place of one who brings a state
+		}
 		m.asked = false
 	}
+	s.silent = 0
 	s.phase = PhaseForming
 	if s.view != nil {
 		s.phase = PhaseWaiting
@@ -257,6 +279,18 @@ func (s *State) maxWorld() int {
 	return s.shards
 }
 
+// room is the largest world size of the next view: one more for each that leaves the present one, so that somebody can
+// take its state over.
+func (s *State) room() int {
+	n := s.maxWorld()
+	for _, m := range s.order {
+		if m.inView && m.leaving {
+			n++
+		}
+	}
+	return min(n, s.shards)
+}
+
 // View is the last announced view, nil before the first. It must not be changed.
 func (s *State) View() *View { return s.view }
 
@@ -282,5 +316,7 @@ func (s *State) Result() *Ended { return s.ended }
 func (s *State) Record() Record {
 	return Record{Job: s.policy.Job, Generation: s.gen, View: s.view, Ledger: slices.Clone(s.ledger), Shards: s.shards, Ended: s.ended}
 }
+
+const never = time.Duration(math.MaxInt64)
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%g s", d.Seconds()) }

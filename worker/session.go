@@ -40,16 +40,18 @@ type Session struct {
 	tensors []checkpoint.Tensor // values of the parameters, then the further state
 	mistake error               // of registration, found when Next is called first
 
-	pos      *position
-	mail     *mailbox
-	listener *tcp.Listener // nil alone
-	limits   elastic.Limits
-	preempt  atomic.Bool // vote to stop after the next step
-	stdout   io.Writer
-	stderr   io.Writer
-	inject   func(point string, step elastic.Step, rank int) (nan bool)
+	pos       *position
+	mail      *mailbox
+	listener  *tcp.Listener // nil alone
+	limits    elastic.Limits
+	preempt   atomic.Bool // vote to stop after the next step
+	stdout    io.Writer
+	stderr    io.Writer
+	holdHello func() // for tests: delays every Hello but the first
+	inject    func(point string, step elastic.Step, rank int) (nan bool)
 
 	running bool
+	fit     bool            // the program can train; else it only reports why not
 	life    context.Context // ends with Close; all that the session starts ends with it
 	cancel  context.CancelCauseFunc
 	wg      sync.WaitGroup // all goroutines of the session
@@ -229,7 +231,7 @@ func (s *Session) Next(ctx context.Context) bool {
 			return false
 		}
 		g, err := s.await(ctx)
-		if err == nil {
+		if err == nil && g != nil {
 			err = s.advance(ctx, g)
 		}
 		if err != nil {
@@ -276,7 +278,7 @@ func (s *Session) drop() {
 		c.sum.release()
 	}
 	if (c.lag || c.reduced) && s.pos.ending() == nil {
-		s.pos.settle(nil)
+		s.cur = c
 		s.fail(fmt.Errorf("worker: the program began another step before it committed step %d, whose gradients were reduced", c.number))
 	}
 }

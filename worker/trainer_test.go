@@ -170,6 +170,20 @@ func (p *proc) kill() {
 	s.pos.endWith(1, errKilled)
 }
 
+// until waits for cond, which is called with the position locked.
+func (p *proc) until(cond func() bool) {
+	pos := p.s.pos
+	for {
+		pos.mu.Lock()
+		ok, changed := cond(), pos.changed
+		pos.mu.Unlock()
+		if ok {
+			return
+		}
+		<-changed
+	}
+}
+
 func (p *proc) wait() error {
 	<-p.done
 	return p.err
