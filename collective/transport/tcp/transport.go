@@ -18,7 +18,7 @@ var ErrCorrupt = errors.New("corrupt data")
 // errLost is a connection's end without a goodbye.
 var errLost = errors.New("connection lost")
 
-// transport is one rank's place in a formed mesh. It implements collective.Transport and collective.Marker.
+// transport is one rank's place in a formed mesh. It implements collective.Transport, Marker and Eager.
 type transport struct {
 	id       ID
 	peers    []*peer // by rank; nil for this one
@@ -38,6 +38,8 @@ type peer struct {
 
 	sent   uint32
 	outHdr [headerBytes]byte
+	begun  bool // TrySend left a frame for Send to finish
+	gone   int  // bytes of that frame that were sent
 
 	received uint32
 	inHdr    [headerBytes]byte
@@ -66,21 +68,49 @@ func (t *transport) Mark(op collective.Op) { t.op = op }
 
 func (t *transport) Send(to int, b []byte) error {
 	p := t.peers[to]
-	if !p.sending.CompareAndSwap(false, true) {
+	if !p.begun && !t.begin(p, b) {
 		return t.cause()
 	}
+	p.begun = false
+	if err := p.wire.write(p.outHdr[:], b, p.gone); err != nil {
+		return t.fail(p, fmt.Errorf("%w: %w", errLost, err))
+	}
+	p.sending.Store(false)
+	return nil
+}
+
+// TrySend implements collective.Eager.
+func (t *transport) TrySend(to int, b []byte) (bool, error) {
+	p := t.peers[to]
+	if !t.begin(p, b) {
+		return false, t.cause()
+	}
+	n, err := p.wire.tryWrite(p.outHdr[:], b)
+	if err != nil {
+		return false, t.fail(p, fmt.Errorf("%w: %w", errLost, err))
+	}
+	if n < len(p.outHdr)+len(b) {
+		p.begun, p.gone = true, n
+		return false, nil
+	}
+	p.sending.Store(false)
+	return true, nil
+}
+
+// begin takes the outgoing stream for a frame with message b; false means that Abort has it.
+func (t *transport) begin(p *peer, b []byte) bool {
+	if !p.sending.CompareAndSwap(false, true) {
+		return false
+	}
 	p.sent++
+	p.gone = 0
 	h := header{op: t.op, bytes: uint64(len(b)), number: p.sent}
 	if t.checksum {
 		h.flags |= flagChecksum
 		h.checksum = crc32.Checksum(b, castagnoli)
 	}
 	h.encode(&p.outHdr)
-	if err := p.wire.write(p.outHdr[:], b); err != nil {
-		return t.fail(p, fmt.Errorf("%w: %w", errLost, err))
-	}
-	p.sending.Store(false)
-	return nil
+	return true
 }
 
 func (t *transport) Recv(from int, b []byte) error {
@@ -158,7 +188,7 @@ func (t *transport) Abort(cause error) {
 			if frame == nil {
 				frame = farewell(cause)
 			}
-			p.wire.tryWrite(frame)
+			p.wire.tryWrite(frame, nil)
 		}
 		p.wire.close()
 	}
