@@ -18,12 +18,15 @@ var ErrCorrupt = errors.New("corrupt data")
 // errLost is a connection's end without a goodbye.
 var errLost = errors.New("connection lost")
 
-// transport is one rank's place in a formed mesh. It implements collective.Transport, Marker and Eager.
+// transport is one rank's place in a formed mesh; it has one goroutine, which watches the connections. It implements collective.Transport, Marker and Eager.
 type transport struct {
 	id       ID
 	peers    []*peer // by rank; nil for this one
 	checksum bool
 	op       collective.Op // written by Mark alone, while no Send and no Recv runs
+
+	watching sync.WaitGroup
+	checks   atomic.Int64 // that watch has made
 
 	over chan struct{} // closed by the first Abort
 	mu   sync.Mutex    // guards err
@@ -56,6 +59,9 @@ func newTransport(id ID, conns []*net.TCPConn, cfg Config) (*transport, error) {
 			return nil, &collective.PeerError{Rank: r, Op: "connect", Err: err}
 		}
 		t.peers[r] = p
+	}
+	if cfg.Liveness > 0 {
+		t.watching.Go(func() { t.watch(cfg.Liveness) })
 	}
 	return t, nil
 }
@@ -197,5 +203,6 @@ func (t *transport) Abort(cause error) {
 // Close implements collective.Transport. What was sent is with the kernel already, which delivers it.
 func (t *transport) Close() error {
 	t.Abort(collective.ErrClosed)
+	t.watching.Wait()
 	return nil
 }

@@ -172,5 +172,3 @@ func (w *wire) close() {
 	})
 	w.conn.Close()
 }
-
-func (w *wire) tune(time.Duration) error { return w.conn.SetNoDelay(true) }
