@@ -9,7 +9,7 @@ import (
 
 // prepare starts the next generation: it is durable first, then everybody who may be in its view is fenced.
 func (s *State) prepare(t time.Duration, reason string, c cause) {
-	s.gen++
+	s.gen = max(s.gen, s.seen) + 1
 	s.phase, s.cause, s.reason, s.calledAt = PhasePreparing, c, reason, t
 	s.persist()
 	s.silent = 0
@@ -70,7 +70,7 @@ func (s *State) fenced(t time.Duration, e Fenced) {
 	if !m.answered {
 		s.silent--
 	}
-	m.answered, m.fence = true, e.Fence
+	m.answered, m.fence = true, e.Fence.sane()
 	s.tryDecide(t)
 }
 

@@ -36,6 +36,7 @@ type State struct {
 
 	phase   string
 	gen     Generation // highest ever used in a Prepare or a View
+	seen    Generation // highest that a member claims; above gen only when our store was set back
 	shards  int
 	view    *View  // last announced; never modified, since the driver holds it too
 	ledger  []Term // the last is the view's own and open
