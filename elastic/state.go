@@ -221,7 +221,7 @@ func (s *State) gather(t time.Duration) {
 	if s.fresh > 0 && n >= s.policy.Min && (n >= enough || t-last >= s.policy.Settle) {
 		reason := "the first view"
 		if s.view != nil {
-			reason = fmt.Sprintf("%d workers are there again", n)
+			reason = "enough workers are there again"
 		}
 		s.prepare(t, reason, causeJoin)
 		return
