@@ -280,12 +280,12 @@ func (s *State) maxWorld() int {
 	return s.shards
 }
 
-// room is the largest world size of the next view: one more for each that leaves the present one, so that somebody can
-// take its state over.
+// room is the largest world size of the next view: one more for each that leaves, so that somebody can take its state
+// over.
 func (s *State) room() int {
 	n := s.maxWorld()
 	for _, m := range s.order {
-		if m.inView && m.leaving {
+		if m.leaving {
 			n++
 		}
 	}

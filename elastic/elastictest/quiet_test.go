@@ -75,6 +75,7 @@ func TestRegressions(t *testing.T) {
 		{1002, "the only holder of the state asks to leave while the job waits"},
 		{1575, "the place of a leaving member that died went to one worker too many"},
 		{49906, "a member without state kept the only place from a joiner who could read a checkpoint"},
+		{16062, "a leaving member outside the view was never called: its state was lost, and views followed each other"},
 		{54104, "the last state that was left was of a lineage that had been left"},
 	} {
 		for _, inexact := range []bool{false, true} {
