@@ -77,7 +77,10 @@ func failureBlock(s *summary, o *runOptions) []string {
 	if s.ExitCode == exitDone {
 		return nil
 	}
-	head := fmt.Sprintf("job %s %s at step %d", s.Job, statusWords(s), s.Steps)
+	head := fmt.Sprintf("job %s %s", s.Job, statusWords(s))
+	if s.Steps > 0 { // 0 may be a job whose first steps nobody has told yet
+		head += fmt.Sprintf(" at step %d", s.Steps)
+	}
 	if s.Reason != "" {
 		head += ": " + s.Reason
 	}
