@@ -154,6 +154,9 @@ func advice(s *summary, o *runOptions) string {
 		}
 		return resume
 	case exitStarved:
+		if s.Failure != nil && s.Failure.Code > 0 {
+			return join("read its lines above: the program ended by itself; --max-restarts starts dead workers again, --min allows fewer"+logs, resume)
+		}
 		return join("allow fewer with --min, or let dead workers be started again with --max-restarts"+logs, resume)
 	case exitUsage:
 		return "correct the program's arguments and start again"

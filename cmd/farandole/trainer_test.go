@@ -25,11 +25,12 @@ type trainer struct {
 
 func trainerMain() {
 	t := &trainer{seed: 5, perShard: 4, size: 32}
+	flag.CommandLine = flag.NewFlagSet("trainer", flag.ExitOnError)
 	flag.Int64Var(&t.steps, "steps", 50, "")
 	flag.DurationVar(&t.pause, "pause", 0, "for each shard")
 	flag.Int64Var(&t.dieAt, "die-at", -1, "step at which every worker exits with code 7")
 	flag.Int64Var(&t.failAt, "fail-at", -1, "step at which Gradients gives an error")
-	flag.Parse()
+	flag.CommandLine.Parse(os.Args[1:])
 	worker.Main(t)
 }
 
