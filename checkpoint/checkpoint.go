@@ -101,6 +101,8 @@ type Info struct {
 	Tensors  int
 	Parts    int
 	Problem  string // why it is not usable; empty when nothing is known against it
+
+	unreadable bool // the problem is none of the checkpoint's own, and may pass
 }
 
 const (

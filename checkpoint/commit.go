@@ -89,12 +89,12 @@ func (d *Dir) awaitParts(ctx context.Context, m Meta, specs []spec, parts int) (
 		}
 		select {
 		case <-ctx.Done():
-			more := ""
-			if len(missing) > 3 {
-				missing, more = missing[:3], fmt.Sprintf("; and %d more", len(missing)-3)
+			count, more := len(missing), ""
+			if count > 3 {
+				missing, more = missing[:3], fmt.Sprintf("; and %d more", count-3)
 			}
 			return nil, fmt.Errorf("checkpoint: commit %s: %w while waiting for %d of %d parts: %s%s",
-				d.full(stepDir(m.Step)), context.Cause(ctx), len(missing), parts, strings.Join(missing, "; "), more)
+				d.full(stepDir(m.Step)), context.Cause(ctx), count, parts, strings.Join(missing, "; "), more)
 		case <-time.After(wait):
 		}
 		wait = min(2*wait, lastPoll)

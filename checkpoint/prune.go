@@ -33,6 +33,8 @@ func (d *Dir) Prune(keep int) (deleted []elastic.Step, err error) {
 		case usable && good < keep:
 			good++
 			errs = append(errs, d.tidy(info.Step))
+		case info.unreadable:
+			errs = append(errs, fmt.Errorf("checkpoint: prune leaves step %d alone: %s", info.Step, info.Problem))
 		case good > 0:
 			if err := d.deleteStep(info.Step); err != nil {
 				errs = append(errs, err)

@@ -53,6 +53,8 @@ func (d *Dir) inspect(step elastic.Step) Info {
 		var corrupt *CorruptError
 		if errors.As(err, &corrupt) {
 			info.Problem = fmt.Sprintf("%s: %s", corrupt.Path, corrupt.Reason)
+		} else {
+			info.unreadable = true
 		}
 	}
 	return info
@@ -281,7 +283,7 @@ func (d *Dir) readBatch(ctx context.Context, c *committed, part manifestPart, ba
 	defer f.Close()
 	var scratch []byte
 	if !fill {
-		scratch = make([]byte, chunk)
+		scratch = make([]byte, min(part.Bytes, chunk))
 	}
 	for _, t := range batch {
 		sum, err := readPiece(ctx, f, t, scratch)

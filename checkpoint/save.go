@@ -195,7 +195,11 @@ func hashSpans(ctx context.Context, tensors []Tensor, spans []span) ([]string, e
 }
 
 func writePart(ctx context.Context, f writeFile, head []byte, tensors []Tensor, spans []span) error {
-	w := bufio.NewWriterSize(f, chunk) // small tensors together; a full chunk passes through uncopied
+	size := int64(len(head))
+	for _, s := range spans {
+		size += s.bytes()
+	}
+	w := bufio.NewWriterSize(f, int(min(size, chunk))) // small tensors together; a full chunk passes through uncopied
 	if _, err := w.Write(head); err != nil {
 		return err
 	}

@@ -11,9 +11,12 @@ import (
 type group struct {
 	resumed bool // every member formed, or a step was committed, which takes every member
 	best    Step // newest step that a member reported
-	broken  bool // a member said so
-	since   time.Duration
-	reason  string
+	// Members of the view that have not formed or finished; not kept up for those that are lost, since a loss ends the view.
+	unformed, unfinished int
+
+	broken bool // a member said so
+	since  time.Duration
+	reason string
 
 	// flaps counts the views in a row that had the same roster, were called for by suspicion alone and got nowhere.
 	flaps int
@@ -104,8 +107,7 @@ func (s *State) formed(t time.Duration, e Formed) {
 	m.formed = true
 	delete(s.strikes, m.ID)
 	s.group.progressAt = t
-	in := s.roster()
-	if len(in) == s.view.World() && !slices.ContainsFunc(in, func(m *member) bool { return !m.formed }) {
+	if s.group.unformed--; s.group.unformed == 0 {
 		s.resume()
 		s.advance(t)
 	}
@@ -136,9 +138,12 @@ func (s *State) finished(t time.Duration, e Finished) {
 	if m == nil || !s.current(m, e.Generation) || e.Step < s.view.Resume {
 		return
 	}
-	m.finished = true
+	if !m.finished {
+		m.finished = true
+		s.group.unfinished--
+	}
 	s.progress(t, e.Step)
-	if s.phase == PhaseRunning {
+	if s.phase == PhaseRunning && s.group.unfinished == 0 {
 		s.tryFinish()
 	}
 }

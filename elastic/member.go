@@ -129,7 +129,16 @@ func (s *State) joined(t time.Duration, e Joined) {
 		s.fresh++
 		s.note("join", m, "")
 	}
-	s.advance(t)
+	switch s.phase { // otherwise the next tick sees to it: a burst of joins costs no more than one look
+	case PhaseForming, PhaseWaiting:
+		if len(s.order) >= s.enough() {
+			s.advance(t)
+		}
+	case PhaseRecovering:
+		if len(s.order)+len(s.gone) >= s.view.World() {
+			s.advance(t)
+		}
+	}
 }
 
 // refusal is why the job cannot have the member, ever.
@@ -171,7 +180,10 @@ func (s *State) reattached(t time.Duration, m *member, e Joined) {
 	s.gen = max(s.gen, min(e.Fence.Generation, maxGeneration))
 	switch {
 	case s.phase == PhasePreparing && m.asked:
-		m.answered = false // the answer to come is the newer one
+		if m.answered { // the answer to come is the newer one
+			m.answered = false
+			s.silent++
+		}
 		s.emit(Prepare{To: m.ID, Generation: s.gen, Reason: s.reason})
 	case s.phase == PhaseRunning && m.inView && e.Fence.View < s.view.Generation:
 		s.emit(Announce{To: m.ID, View: s.view})
@@ -252,6 +264,9 @@ const maxProbation = 6
 // remove cuts a member off. The caller goes on with afterLoss.
 func (s *State) remove(m *member, reason string) {
 	delete(s.members, m.ID)
+	if m.asked && !m.answered {
+		s.silent--
+	}
 	s.order = slices.DeleteFunc(s.order, func(o *member) bool { return o == m })
 	s.evicts = append(s.evicts, Evict{ID: m.ID, Reason: reason, Final: m.leaving})
 	s.note("loss", m, reason)

@@ -12,6 +12,7 @@ func (s *State) prepare(t time.Duration, reason string, c cause) {
 	s.gen++
 	s.phase, s.cause, s.reason, s.calledAt = PhasePreparing, c, reason, t
 	s.persist()
+	s.silent = 0
 	for _, m := range s.order {
 		m.asked, m.answered = false, false
 	}
@@ -26,6 +27,7 @@ func (s *State) prepare(t time.Duration, reason string, c cause) {
 
 func (s *State) ask(t time.Duration, m *member) {
 	m.asked, m.answered, m.askedAt = true, false, t
+	s.silent++
 	s.emit(Prepare{To: m.ID, Generation: s.gen, Reason: s.reason})
 }
 
@@ -65,17 +67,20 @@ func (s *State) fenced(t time.Duration, e Fenced) {
 	if m == nil || s.phase != PhasePreparing || !m.asked || e.Generation != s.gen {
 		return
 	}
+	if !m.answered {
+		s.silent--
+	}
 	m.answered, m.fence = true, e.Fence
 	s.tryDecide(t)
 }
 
 // tryDecide makes the view once everybody who was asked and is still there has answered.
 func (s *State) tryDecide(t time.Duration) {
+	if s.silent > 0 {
+		return
+	}
 	var in []*member
 	for _, m := range s.order {
-		if m.asked && !m.answered {
-			return
-		}
 		if m.asked {
 			in = append(in, m)
 		}
@@ -201,7 +206,7 @@ func (s *State) announce(t time.Duration, in []*member, r Step, sync []SyncPlan)
 
 // nextGroup carries over what outlives a view, and counts the views that got nowhere.
 func (s *State) nextGroup(t time.Duration, v *View) group {
-	g := group{best: v.Resume, progressAt: t, stalls: s.group.stalls, durations: s.group.durations}
+	g := group{best: v.Resume, progressAt: t, unformed: v.World(), unfinished: v.World(), stalls: s.group.stalls, durations: s.group.durations}
 	if s.cause == causeSuspicion && v.Resume < s.view.Resume+flapSteps && slices.Equal(ids(v.Roster), ids(s.view.Roster)) {
 		g.flaps = s.group.flaps + 1
 	}

@@ -53,6 +53,7 @@ type State struct {
 	cause  cause
 	reason string
 	target int // members asked at the start; losses are made up from the spares
+	silent int // members asked that have not answered
 
 	calledAt time.Duration
 
@@ -92,7 +93,7 @@ func Restore(p Policy, r Record, now time.Duration) *State {
 		s.phase = PhaseRecovering
 		s.regroupFrom = s.clock.at
 		s.gone = map[MemberID]bool{}
-		s.group = group{best: s.view.Resume, progressAt: s.clock.at}
+		s.group = group{best: s.view.Resume, progressAt: s.clock.at, unformed: s.view.World(), unfinished: s.view.World()}
 	}
 	return s
 }
@@ -211,11 +212,7 @@ func (s *State) gather(t time.Duration) {
 		s.remove(m, s.leaveReason(m))
 	}
 	in = slices.DeleteFunc(in, func(m *member) bool { return t < m.eligible })
-	n, enough := len(in), s.policy.Start
-	if s.view != nil {
-		enough = s.view.World()
-	}
-	enough = min(enough, s.maxWorld())
+	n, enough := len(in), s.enough()
 	var last time.Duration
 	for _, m := range in {
 		last = max(last, m.eligible)
@@ -237,6 +234,14 @@ func (s *State) gather(t time.Duration) {
 	}
 }
 
+// enough is how many members start a view at once: as many as were asked for, or as there were before.
+func (s *State) enough() int {
+	if s.view != nil {
+		return min(s.view.World(), s.maxWorld())
+	}
+	return min(s.policy.Start, s.maxWorld())
+}
+
 // wait ends an attempt at a view that lacks members or state. Who was fenced stays so.
 func (s *State) wait(t time.Duration, reason string) {
 	s.fresh = len(s.joiners(never, len(s.order)))
@@ -246,6 +251,7 @@ func (s *State) wait(t time.Duration, reason string) {
 		}
 		m.asked = false
 	}
+	s.silent = 0
 	s.phase = PhaseForming
 	if s.view != nil {
 		s.phase = PhaseWaiting

@@ -3,6 +3,7 @@ package kernels
 import (
 	"fmt"
 	"math"
+	"slices"
 	"unsafe"
 )
 
@@ -163,7 +164,8 @@ func checkDims(op string, dims ...int) {
 	work := 1
 	for _, n := range dims {
 		if n < 1 || n > maxWork/work {
-			panic(fmt.Sprintf("kernels: %s: dimensions %v: each must be at least 1, and their product at most 2⁶⁰", op, dims))
+			// The clone keeps dims itself off the heap.
+			panic(fmt.Sprintf("kernels: %s: dimensions %v: each must be at least 1, and their product at most 2⁶⁰", op, slices.Clone(dims)))
 		}
 		work *= n
 	}

@@ -2,12 +2,24 @@ package kernels
 
 // minPartWork is how many elements, or as much work, a part must have to be worth waking a goroutine.
 // A device has its own copy, which tests lower so that small shapes are cut as well.
-const minPartWork = 16 << 10
+const minPartWork = 32 << 10
+
+// partsPerThread is into how many parts a large task is cut for each thread. More let a thread that was held up do less;
+// fewer save what every part repeats.
+const partsPerThread = 4
 
 // partsFor is into how many parts to cut a task of the given work along a dimension of length values;
 // no part is shorter than Lanes.
 func (d *hostDevice) partsFor(work, length int) int {
-	return max(1, min(d.pool.threads, work/d.minPartWork, (length+Lanes-1)/Lanes))
+	parts := min(work/d.minPartWork, d.pool.threads*partsPerThread, (length+Lanes-1)/Lanes, maxParts)
+	if d.pool.threads == 1 || parts <= 1 {
+		return 1
+	}
+	// Whole rounds, unless the task is too small for a part each.
+	if parts > d.pool.threads {
+		parts -= parts % d.pool.threads
+	}
+	return parts
 }
 
 // tasks has one of each kind of task, so that an operation allocates nothing.
@@ -89,10 +101,22 @@ type matmulPart struct {
 	engine engine
 }
 
-// matmul cuts the longer side: every part reads all of the other side's factor.
+// minMatmulSide is the least that a part of a matrix product has of the longer side, and matmulPartsPerThread the most
+// parts for each thread: every part packs all of the other side's factor again.
+const (
+	minMatmulSide        = 128
+	matmulPartsPerThread = 2
+)
+
+// matmul cuts the longer side.
 func (d *hostDevice) matmul(t matmulTask) {
 	d.tasks.matmul = matmulPart{t, t.m > t.n, d.engine}
-	d.pool.run(&d.tasks.matmul, d.partsFor(t.m*t.n*t.k/Lanes, max(t.m, t.n)))
+	side := max(t.m, t.n)
+	parts := d.partsFor(t.m*t.n*t.k/Lanes, side)
+	if d.minPartWork > 1 {
+		parts = max(1, min(parts, matmulPartsPerThread*d.pool.threads, side/minMatmulSide))
+	}
+	d.pool.run(&d.tasks.matmul, parts)
 }
 
 func (t *matmulPart) run(i, n int) {

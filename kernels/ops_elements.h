@@ -153,9 +153,12 @@ static long op_first_nonfinite(const float* x, long n) {
 enum { FMA_CHAINS = MR * NV > 12 ? 12 : MR * NV };
 
 static float op_fma_loop(long rounds, float x) {
+  // All different, or a compiler may compute equal lanes once.
+  float start[16 * FMA_CHAINS];
+  for (int i = 0; i < 16 * FMA_CHAINS; i++) start[i] = x + i;
   vf acc[FMA_CHAINS], a = vf_set1(x), b = vf_set1(x * 0.5f);
 #pragma GCC unroll 16
-  for (int i = 0; i < FMA_CHAINS; i++) acc[i] = vf_set1(x + i);
+  for (int i = 0; i < FMA_CHAINS; i++) acc[i] = vf_load(start + 16 * i);
   for (long r = 0; r < rounds; r++) {
 #pragma GCC unroll 16
     for (int i = 0; i < FMA_CHAINS; i++) acc[i] = vf_fma(acc[i], b, a);

@@ -17,8 +17,14 @@ func (s *Session) command(c *pb.WorkerCommand) error {
 	case *pb.WorkerCommand_Welcome:
 		return nil // read by attach
 	case *pb.WorkerCommand_Prepare:
+		if !s.fit {
+			return nil
+		}
 		s.prepare(elastic.Generation(of.Prepare.Generation), of.Prepare.Reason)
 	case *pb.WorkerCommand_View:
+		if !s.fit {
+			return nil
+		}
 		return s.takeView(of.View)
 	case *pb.WorkerCommand_Evicted:
 		s.evicted(of.Evicted)

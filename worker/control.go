@@ -73,9 +73,16 @@ func (s *Session) attach(ctx context.Context, client pb.CoordinatorClient) (welc
 	if err != nil {
 		return false, err
 	}
-	if err := stream.Send(s.hello(fence)); err != nil {
-		_, err = stream.Recv() // has the status
-		return false, err
+	opening := []*pb.WorkerMessage{s.hello(fence)}
+	if !s.fit {
+		s.mail.reopen()
+		opening = append(opening, s.mail.collect()...) // it is not to be taken for a member in between
+	}
+	for _, m := range opening {
+		if err := stream.Send(m); err != nil {
+			_, err = stream.Recv() // has the status
+			return false, err
+		}
 	}
 	first, err := stream.Recv()
 	if err != nil {
@@ -144,21 +151,23 @@ func (m *mailbox) send(ctx context.Context, stream pb.Coordinator_AttachClient, 
 	}
 }
 
+// hello has no plan when the program cannot train: what follows is why.
 func (s *Session) hello(f elastic.Fence) *pb.WorkerMessage {
-	if s.saver != nil {
-		f.Checkpoint = s.saver.newest()
-	}
 	p := s.plan
-	return &pb.WorkerMessage{Of: &pb.WorkerMessage_Hello{Hello: &pb.Hello{
-		Job: s.cfg.Job,
-		Member: &pb.Member{
-			Id: string(s.cfg.Member), Addr: s.listener.Addr(), Host: s.cfg.Host, Class: p.Class, LocalRank: int32(s.cfg.LocalRank),
-		},
-		Fence: fenceToPB(f),
-		Plan: &pb.Plan{
+	h := &pb.Hello{
+		Job:    s.cfg.Job,
+		Member: &pb.Member{Id: string(s.cfg.Member), Host: s.cfg.Host, Class: p.Class, LocalRank: int32(s.cfg.LocalRank)},
+		Pid:    int32(os.Getpid()),
+	}
+	if s.fit {
+		if s.saver != nil {
+			f.Checkpoint = s.saver.newest()
+		}
+		h.Member.Addr, h.Fence = s.listener.Addr(), fenceToPB(f)
+		h.Plan = &pb.Plan{
 			Shards: int32(p.Shards), Steps: p.Steps, Seed: p.Seed, SamplesPerStep: p.SamplesPerStep,
 			TokensPerStep: p.TokensPerStep, DatasetLen: p.DatasetLen, Program: p.Program,
-		},
-		Pid: int32(os.Getpid()),
-	}}}
+		}
+	}
+	return &pb.WorkerMessage{Of: &pb.WorkerMessage_Hello{Hello: h}}
 }

@@ -182,10 +182,14 @@ func (c *fakeCoordinator) Attach(stream pb.Coordinator_AttachServer) error {
 	}
 	c.streams[id] = a
 	c.hellos = append(c.hellos, h)
-	c.feedLocked(elastic.Joined{
-		Member: elastic.Member{ID: id, Addr: h.Member.Addr, Host: h.Member.Host, Class: h.Member.Class, Rank: int(h.Member.LocalRank)},
-		Fence:  fenceFromPB(h.Fence), Shards: int(h.Plan.Shards),
-	})
+	if e := c.ended; e != nil {
+		c.tell(id, &pb.WorkerCommand{Of: &pb.WorkerCommand_Ended{Ended: &pb.Ended{Code: int32(e.Code), Reason: e.Reason}}})
+	} else if h.Plan != nil { // else a Failed follows
+		c.feedLocked(elastic.Joined{
+			Member: elastic.Member{ID: id, Addr: h.Member.Addr, Host: h.Member.Host, Class: h.Member.Class, Rank: int(h.Member.LocalRank)},
+			Fence:  fenceFromPB(h.Fence), Shards: int(h.Plan.Shards),
+		})
+	}
 	c.mu.Unlock()
 
 	received := make(chan struct{})

@@ -314,3 +314,115 @@ func TestCoordinatorCutAndBack(t *testing.T) {
 		})
 	}
 }
+
+// TestCoordinatorAndWorkerLost breaks the group while there is no coordinator: the survivor waits for it.
+func TestCoordinatorAndWorkerLost(t *testing.T) {
+	const steps, shards = 20, 8
+	want := alone(t, newLinear(steps, shards))
+	c := newCoordinator(t, elastic.Policy{Min: 1, Start: 2})
+	g := gate{9, make(chan struct{})}
+	procs := []*proc{launch(c, 0, gated(steps, shards, g), nil), launch(c, 1, gated(steps, shards, g), nil)}
+	c.atStep(9, "w0", "w1")
+	c.down()
+	procs[1].kill()
+	close(g.open)
+	procs[0].until(func() bool { return procs[0].s.pos.broken })
+	c.restart()
+	c.feed(elastic.Lost{ID: "w1", Reason: "killed"})
+	requireSame(c, want, procs[0])
+}
+
+// TestFlappingStreams cuts all control streams again and again: no view changes for that.
+func TestFlappingStreams(t *testing.T) {
+	const steps, shards, cuts = 60, 8, 5
+	want := alone(t, newLinear(steps, shards))
+	c := newCoordinator(t, elastic.Policy{Min: 3})
+	var procs []*proc
+	var gates []gate
+	for i := range cuts {
+		gates = append(gates, gate{elastic.Step(10 * (i + 1)), make(chan struct{})})
+	}
+	for i := range 3 {
+		l := newLinear(steps, shards)
+		l.before = func(ctx context.Context, s elastic.Shard) error {
+			for _, g := range gates {
+				if err := g.before(ctx, s); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		procs = append(procs, launch(c, i, l, nil))
+	}
+	for i, g := range gates {
+		c.atStep(g.upTo, "w0", "w1", "w2")
+		c.mu.Lock()
+		for id, a := range c.streams {
+			close(a.end)
+			delete(c.streams, id)
+		}
+		c.mu.Unlock()
+		close(g.open)
+		c.until("all are back", func() bool { return len(c.hellos) == 3*(i+2) })
+	}
+	requireSame(c, want, procs...)
+	require.Len(t, c.views, 1)
+}
+
+// TestOwnLoop drives a Session without a Trainer, through a view change.
+func TestOwnLoop(t *testing.T) {
+	const steps, shards = 20, 8
+	want := alone(t, newLinear(steps, shards))
+	c := newCoordinator(t, elastic.Policy{Min: 1})
+	errs := make(chan error, 2)
+	g := gate{9, make(chan struct{})}
+	loop := func(id elastic.MemberID) {
+		ctx, l := context.Background(), newLinear(steps, shards)
+		s, err := Join(ctx, Config{Coordinator: c.addr, Job: "job", Member: id, Host: "host", Logger: quiet()})
+		if err == nil {
+			err = l.Setup(ctx, s)
+		}
+		if err != nil {
+			errs <- err
+			return
+		}
+		for s.Next(ctx) {
+			for _, shard := range s.Shards() {
+				_ = g.before(s.StepContext(), shard)
+				loss, _ := l.Gradients(ctx, shard)
+				s.Add(shard, loss)
+			}
+			if s.AllReduce(ctx) != nil {
+				continue
+			}
+			_ = l.Apply(ctx, s.Step())
+			s.Commit(ctx)
+		}
+		errs <- s.Err()
+	}
+	go loop("a")
+	c.atStep(9, "a")
+	go loop("b")
+	c.until("two", func() bool { return c.world() == 2 })
+	close(g.open)
+	for range 2 {
+		require.NoError(t, <-errs)
+	}
+	require.Equal(t, want, c.finished["a"].WeightsSha256)
+	require.Equal(t, want, c.finished["b"].WeightsSha256)
+}
+
+// TestForgottenCommit: a loop that drops an update is told so.
+func TestForgottenCommit(t *testing.T) {
+	s, err := Join(t.Context(), Config{Logger: quiet()})
+	require.NoError(t, err)
+	l := newLinear(5, 2)
+	require.NoError(t, l.Setup(t.Context(), s))
+	for s.Next(t.Context()) {
+		for _, shard := range s.Shards() {
+			s.Add(shard, 0)
+		}
+		require.NoError(t, s.AllReduce(t.Context()))
+	}
+	require.ErrorContains(t, s.Err(), "before it committed step 1")
+}

@@ -17,31 +17,37 @@ import (
 // failPatience is how long, × Liveness, a worker that failed waits for the coordinator to know.
 const failPatience = 5
 
-// start begins the session's life, once, at the first Next.
+// start begins the session's life, once, at the first Next. A program that cannot train is announced to the coordinator too,
+// so that the job ends with its reason.
 func (s *Session) start() error {
 	s.running = true
-	if err := s.check(); err != nil {
-		return err
-	}
-	s.vec.lay(s.params)
 	s.started = time.Now()
-	if s.cfg.CheckpointDir != "" {
-		if err := s.openCheckpoints(); err != nil {
+	err := s.check()
+	if err == nil && s.cfg.CheckpointDir != "" {
+		err = s.openCheckpoints()
+	}
+	if err == nil {
+		s.vec.lay(s.params)
+		s.pos.edit(func(f *elastic.Fence) { f.HoldsState = true })
+	}
+	if s.cfg.Coordinator == "" {
+		if err != nil {
 			return err
 		}
-	}
-	s.pos.edit(func(f *elastic.Fence) { f.HoldsState = true })
-	if s.cfg.Coordinator == "" {
 		return s.startAlone()
 	}
-	l, err := tcp.Listen(s.cfg.Listen, tcp.Config{Liveness: s.cfg.Liveness})
-	if err != nil {
-		return fmt.Errorf("worker: data plane: %w", err)
+	if err == nil {
+		if s.listener, err = tcp.Listen(s.cfg.Listen, tcp.Config{Liveness: s.cfg.Liveness, Logger: s.log}); err != nil {
+			err = fmt.Errorf("worker: data plane: %w", err)
+		}
 	}
-	s.listener = l
+	s.fit = err == nil
+	if !s.fit {
+		s.mail.failed(err)
+	}
 	s.pos.contact(time.Now())
 	s.wg.Go(func() { s.control(s.life) })
-	return nil
+	return err
 }
 
 func (s *Session) check() error {
@@ -207,6 +213,12 @@ func (s *Session) fail(err error) {
 	var over *EndedError
 	var usage *UsageError
 	code := 1
+	s.pos.settle(func(f *elastic.Fence) {
+		if s.cur != nil && s.cur.reduced { // an update was begun
+			f.HoldsState, f.HoldsReduced = false, false
+		}
+	})
+	s.cur = nil
 	switch {
 	case errors.As(err, &over): // the job's end, not this program's failure
 		code = over.Code
@@ -216,8 +228,8 @@ func (s *Session) fail(err error) {
 		if errors.As(err, &usage) {
 			code = 2
 		}
-		if s.listener != nil {
-			s.mail.failed(err.Error(), code == 2)
+		if s.cfg.Coordinator != "" {
+			s.mail.failed(err)
 			ctx, cancel := context.WithTimeout(s.life, failPatience*s.cfg.Liveness)
 			_ = s.watch(ctx, func() bool { return false })
 			cancel()

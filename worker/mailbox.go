@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,8 +83,10 @@ func (m *mailbox) finished(f *pb.Finished) {
 	m.put(letterFinished, &pb.WorkerMessage{Of: &pb.WorkerMessage_Finished{Finished: f}})
 }
 
-func (m *mailbox) failed(reason string, usage bool) {
-	m.put(letterFailed, &pb.WorkerMessage{Of: &pb.WorkerMessage_Failed{Failed: &pb.Failed{Reason: reason, Usage: usage}}})
+func (m *mailbox) failed(err error) {
+	var usage *UsageError
+	f := &pb.Failed{Reason: err.Error(), Usage: errors.As(err, &usage)}
+	m.put(letterFailed, &pb.WorkerMessage{Of: &pb.WorkerMessage_Failed{Failed: f}})
 }
 
 func (m *mailbox) saved(r *pb.Saved) {

@@ -51,6 +51,7 @@ type Session struct {
 	inject    func(point string, step elastic.Step, rank int) (nan bool)
 
 	running bool
+	fit     bool            // the program can train; else it only reports why not
 	life    context.Context // ends with Close; all that the session starts ends with it
 	cancel  context.CancelCauseFunc
 	wg      sync.WaitGroup // all goroutines of the session
@@ -277,7 +278,7 @@ func (s *Session) drop() {
 		c.sum.release()
 	}
 	if (c.lag || c.reduced) && s.pos.ending() == nil {
-		s.pos.settle(nil)
+		s.cur = c
 		s.fail(fmt.Errorf("worker: the program began another step before it committed step %d, whose gradients were reduced", c.number))
 	}
 }

@@ -97,18 +97,24 @@ var mlps = []struct {
 	{"mlp-wide", MLPConfig{Widths: []int{784, 1024, 1024, 10}}},
 }
 
-// Names lists the names that New knows, smallest model of each kind first:
+// GPTNames lists the names of GPT configurations, smallest first:
 //
-//	tiny         GPT, 2 layers, 32 wide, context 64, bytes
-//	small        GPT, 4 layers, 128 wide, context 256, bytes
-//	gpt2-6x384   GPT, 6 layers, 384 wide, context 256, bytes
+//	tiny         2 layers, 32 wide, context 64, bytes
+//	small        4 layers, 128 wide, context 256, bytes
+//	gpt2-6x384   6 layers, 384 wide, context 256, bytes
 //	gpt2-124m    GPT-2, and gpt2-350m, gpt2-774m, gpt2-1558m: the published sizes, vocabulary 50257
-//	mlp-tiny     784-32-10, and mlp 784-256-128-10, mlp-wide 784-1024-1024-10: for MNIST
-func Names() []string {
+func GPTNames() []string {
 	var names []string
 	for _, g := range gpts {
 		names = append(names, g.name)
 	}
+	return names
+}
+
+// MLPNames lists the names of MLP configurations, all for MNIST: mlp-tiny 784-32-10, mlp 784-256-128-10,
+// mlp-wide 784-1024-1024-10.
+func MLPNames() []string {
+	var names []string
 	for _, m := range mlps {
 		names = append(names, m.name)
 	}
@@ -122,7 +128,7 @@ func ConfigByName(name string) (GPTConfig, error) {
 			return g.cfg, nil
 		}
 	}
-	return GPTConfig{}, unknown(name, "gpt")
+	return GPTConfig{}, unknown(name, GPTNames())
 }
 
 // MLPByName is the MLP configuration of that name. The caller owns the copy.
@@ -132,7 +138,7 @@ func MLPByName(name string) (MLPConfig, error) {
 			return MLPConfig{Widths: slices.Clone(m.cfg.Widths)}, nil
 		}
 	}
-	return MLPConfig{}, unknown(name, "mlp")
+	return MLPConfig{}, unknown(name, MLPNames())
 }
 
 // New makes the model of that name on dev, with parameters still zero: call Init.
@@ -143,16 +149,10 @@ func New(dev kernels.Device, name string) (Model, error) {
 	if cfg, err := MLPByName(name); err == nil {
 		return NewMLP(dev, cfg)
 	}
-	return nil, unknown(name, "")
+	return nil, unknown(name, append(GPTNames(), MLPNames()...))
 }
 
-// unknown is the error for a name that no model of the kind ("gpt", "mlp", "" for both) has.
-func unknown(name, kind string) error {
-	var known []string
-	for _, n := range Names() {
-		if isMLP := strings.HasPrefix(n, "mlp"); kind == "" || isMLP == (kind == "mlp") {
-			known = append(known, n)
-		}
-	}
+// unknown is the error for a name that is none of known.
+func unknown(name string, known []string) error {
 	return fmt.Errorf("no model is called %q: choose one of %s", name, strings.Join(known, ", "))
 }

@@ -49,13 +49,12 @@ func (h Hyper) withDefaults() Hyper {
 
 // AdamW is the optimizer of one model (Loshchilov and Hutter 2019): moments over the flat buffer, clipping by the global norm.
 type AdamW struct {
-	dev     kernels.Device
-	model   Model
-	hyper   Hyper
-	m, v    kernels.Buffer
-	square  kernels.Buffer // [1]
-	groups  []group
-	tensors []Tensor
+	dev    kernels.Device
+	model  Model
+	hyper  Hyper
+	m, v   kernels.Buffer
+	square kernels.Buffer // [1]
+	groups []group
 }
 
 // group is a run of the flat buffers with one weight decay.
@@ -82,14 +81,11 @@ func NewAdamW(dev kernels.Device, model Model, h Hyper) (*AdamW, error) {
 	return o, nil
 }
 
-// group splits the flat buffers into runs of equal decay, and names each tensor's moments.
+// group splits the flat buffers into runs of equal decay.
 func (o *AdamW) group() {
 	off := 0
 	for _, t := range o.model.Params() {
 		n := t.Value.Len()
-		o.tensors = append(o.tensors,
-			Tensor{Name: "adam.m." + t.Name, Shape: t.Shape, Value: o.m.Slice(off, n)},
-			Tensor{Name: "adam.v." + t.Name, Shape: t.Shape, Value: o.v.Slice(off, n)})
 		var decay float32
 		if t.Decay {
 			decay = o.hyper.Decay
@@ -109,10 +105,7 @@ func (o *AdamW) group() {
 	}
 }
 
-// State lists the moments of every tensor, adam.m.NAME and adam.v.NAME in the model's order; Grad is nil.
-func (o *AdamW) State() []Tensor { return o.tensors }
-
-// Moments are the first and second moments as whole buffers, laid out as the parameters are.
+// Moments are the first and second moments, laid out as the parameters are. They are the optimizer's whole state.
 func (o *AdamW) Moments() (m, v kernels.Buffer) { return o.m, o.v }
 
 // Update applies one update of the model's gradient, the sum of all shards, with the schedule's learning rate of step

@@ -84,20 +84,6 @@ func TestAdamWAgreesWithTheFormula(t *testing.T) {
 	}
 }
 
-func TestOptimizerStateNamesEveryMoment(t *testing.T) {
-	dev := kernels.NewReference()
-	m := newMLP(t, dev, tinyMLP)
-	o, err := nn.NewAdamW(dev, m, nn.Hyper{})
-	require.NoError(t, err)
-	first, second := o.Moments()
-	total := map[string]int{}
-	for _, s := range o.State() {
-		total[strings.Join(strings.Split(s.Name, ".")[:2], ".")] += s.Value.Len()
-		require.Nil(t, s.Grad)
-	}
-	require.Equal(t, map[string]int{"adam.m": first.Len(), "adam.v": second.Len()}, total)
-}
-
 func TestGenerate(t *testing.T) {
 	dev := kernels.NewReference()
 	m := newGPT(t, dev, tinyGPT)
