@@ -145,10 +145,13 @@ type Limits struct {
 	Starve    time.Duration // without Min members for this long the job ends: 30×Liveness
 }
 
+// DefaultLiveness is the failure-detection knob's default.
+const DefaultLiveness = time.Second
+
 // LimitsOf gives the timeouts of a liveness; zero means the default of 1 s.
 func LimitsOf(liveness time.Duration) Limits {
 	if liveness <= 0 {
-		liveness = time.Second
+		liveness = DefaultLiveness
 	}
 	return Limits{
 		Heartbeat: liveness / 10,

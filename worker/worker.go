@@ -2,6 +2,23 @@
 // when there is none, and keeps training while workers come and go.
 //
 //	func main() { worker.Main(&trainer{}) }
+//
+// A program with its own loop drives a Session instead:
+//
+//	s, err := worker.Join(ctx, cfg)
+//	s.Plan(plan)
+//	s.Param("w", []int{n}, w, grad)
+//	for s.Next(ctx) {
+//		for _, shard := range s.Shards() {
+//			s.Add(shard, addGradient(shard)) // closes the shard; grad is zero again for the next
+//		}
+//		if err := s.AllReduce(ctx); err != nil {
+//			continue // Next knows what to do
+//		}
+//		update() // grad holds the sum over all shards
+//		s.Commit(ctx)
+//	}
+//	err = s.Err()
 package worker
 
 import (
@@ -18,6 +35,7 @@ type Trainer interface {
 	Setup(ctx context.Context, s *Session) error
 	// Gradients adds the shard's gradient into the registered gradients and returns the shard's loss (a sum or a
 	// mean: the printed loss is the sum over shards divided by the number of shards).
+	// When ctx ends, with cause collective.ErrGenerationChanged, the result will be dropped: return early.
 	Gradients(ctx context.Context, shard elastic.Shard) (loss float64, err error)
 	// Apply does one optimizer update from the reduced gradients: the sum over all shards.
 	Apply(ctx context.Context, step elastic.Step) error
@@ -45,30 +63,3 @@ type Plan struct {
 	Program        string // names model and data; a checkpoint of another program is refused
 	Class          string // numerics class of the program's arithmetic (kernels.Device.Class); zero means "f32"
 }
-
-// Session is a program's place in the job.
-type Session struct{}
-
-// Plan describes the job. Called once, in Setup.
-func (s *Session) Plan(p Plan) { panic("TODO") }
-
-// Param registers a parameter and its gradient, of equal length. Called in Setup, in an order that is equal on all workers.
-// The runtime reads and writes both from now on, between the Trainer's calls.
-func (s *Session) Param(name string, shape []int, value, grad []float32) { panic("TODO") }
-
-// State registers further state (optimizer moments): saved, and sent to joiners.
-func (s *Session) State(name string, value []float32) { panic("TODO") }
-
-// Threads is how many threads this worker should compute with.
-func (s *Session) Threads() int { panic("TODO") }
-
-// Rank is the current rank, World the current world size. Both are valid within one generation: nothing that a
-// program computes may depend on them.
-func (s *Session) Rank() int { panic("TODO") }
-
-// World is the current world size.
-func (s *Session) World() int { panic("TODO") }
-
-// Main runs t and exits the process. Outside a job (no FARANDOLE_COORDINATOR in the environment) it
-// trains alone, with the same arithmetic.
-func Main(t Trainer) { panic("TODO") }

@@ -107,6 +107,8 @@ type Fence struct {
 	HoldsReduced  bool                   `protobuf:"varint,3,opt,name=holds_reduced,json=holdsReduced,proto3" json:"holds_reduced,omitempty"`
 	HoldsState    bool                   `protobuf:"varint,4,opt,name=holds_state,json=holdsState,proto3" json:"holds_state,omitempty"`
 	Checkpoint    int64                  `protobuf:"varint,5,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	View          uint64                 `protobuf:"varint,6,opt,name=view,proto3" json:"view,omitempty"` // generation of the last view it received
+	Term          uint64                 `protobuf:"varint,7,opt,name=term,proto3" json:"term,omitempty"` // generation that committed `applied`; 0: unknown
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +174,20 @@ func (x *Fence) GetHoldsState() bool {
 func (x *Fence) GetCheckpoint() int64 {
 	if x != nil {
 		return x.Checkpoint
+	}
+	return 0
+}
+
+func (x *Fence) GetView() uint64 {
+	if x != nil {
+		return x.View
+	}
+	return 0
+}
+
+func (x *Fence) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
 	}
 	return 0
 }
@@ -289,6 +305,7 @@ type View struct {
 	Shards        int32                  `protobuf:"varint,5,opt,name=shards,proto3" json:"shards,omitempty"`
 	Resume        int64                  `protobuf:"varint,6,opt,name=resume,proto3" json:"resume,omitempty"`
 	Sync          []*SyncPlan            `protobuf:"bytes,7,rep,name=sync,proto3" json:"sync,omitempty"`
+	ResumeTerm    uint64                 `protobuf:"varint,8,opt,name=resume_term,json=resumeTerm,proto3" json:"resume_term,omitempty"` // generation that committed `resume`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -370,6 +387,13 @@ func (x *View) GetSync() []*SyncPlan {
 		return x.Sync
 	}
 	return nil
+}
+
+func (x *View) GetResumeTerm() uint64 {
+	if x != nil {
+		return x.ResumeTerm
+	}
+	return 0
 }
 
 type Term struct {
@@ -794,7 +818,7 @@ type Heartbeat struct {
 	Loss             float64                `protobuf:"fixed64,3,opt,name=loss,proto3" json:"loss,omitempty"`
 	AppliedUnixNanos int64                  `protobuf:"varint,4,opt,name=applied_unix_nanos,json=appliedUnixNanos,proto3" json:"applied_unix_nanos,omitempty"` // when `applied` was committed
 	FirstUnixNanos   int64                  `protobuf:"varint,5,opt,name=first_unix_nanos,json=firstUnixNanos,proto3" json:"first_unix_nanos,omitempty"`       // when the first step of this generation was committed; 0 before
-	Extra            []byte                 `protobuf:"bytes,6,opt,name=extra,proto3" json:"extra,omitempty"`
+	Moved            int64                  `protobuf:"varint,6,opt,name=moved,proto3" json:"moved,omitempty"`                                                 // bytes of the sync plan moved so far
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -864,11 +888,11 @@ func (x *Heartbeat) GetFirstUnixNanos() int64 {
 	return 0
 }
 
-func (x *Heartbeat) GetExtra() []byte {
+func (x *Heartbeat) GetMoved() int64 {
 	if x != nil {
-		return x.Extra
+		return x.Moved
 	}
-	return nil
+	return 0
 }
 
 type Fenced struct {
@@ -1573,10 +1597,10 @@ func (x *Ended) GetReason() string {
 	return ""
 }
 
-// Preempt asks for a checkpoint at the end of step `at` (agreed by all), then Finished.
+// Preempt asks a worker to vote, in its next reduction, for ending after that step: all ranks see the vote alike,
+// save a checkpoint and report Finished.
 type Preempt struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	At            int64                  `protobuf:"varint,1,opt,name=at,proto3" json:"at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1609,13 +1633,6 @@ func (x *Preempt) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Preempt.ProtoReflect.Descriptor instead.
 func (*Preempt) Descriptor() ([]byte, []int) {
 	return file_coordinator_proto_rawDescGZIP(), []int{21}
-}
-
-func (x *Preempt) GetAt() int64 {
-	if x != nil {
-		return x.At
-	}
-	return 0
 }
 
 type AgentMessage struct {
@@ -4111,7 +4128,7 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x04host\x18\x03 \x01(\tR\x04host\x12\x14\n" +
 	"\x05class\x18\x04 \x01(\tR\x05class\x12\x1d\n" +
 	"\n" +
-	"local_rank\x18\x05 \x01(\x05R\tlocalRank\"\xa7\x01\n" +
+	"local_rank\x18\x05 \x01(\x05R\tlocalRank\"\xcf\x01\n" +
 	"\x05Fence\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -4122,13 +4139,15 @@ const file_coordinator_proto_rawDesc = "" +
 	"holdsState\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x05 \x01(\x03R\n" +
-	"checkpoint\"/\n" +
+	"checkpoint\x12\x12\n" +
+	"\x04view\x18\x06 \x01(\x04R\x04view\x12\x12\n" +
+	"\x04term\x18\a \x01(\x04R\x04term\"/\n" +
 	"\x05Range\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x05R\x05first\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\x05R\x03end\"2\n" +
 	"\bSyncPlan\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\x05R\x04kind\x12\x12\n" +
-	"\x04from\x18\x02 \x03(\x05R\x04from\"\x93\x02\n" +
+	"\x04from\x18\x02 \x03(\x05R\x04from\"\xb4\x02\n" +
 	"\x04View\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x1e\n" +
 	"\n" +
@@ -4138,7 +4157,9 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x06ranges\x18\x04 \x03(\v2\x1f.farandole.coordinator.v1.RangeR\x06ranges\x12\x16\n" +
 	"\x06shards\x18\x05 \x01(\x05R\x06shards\x12\x16\n" +
 	"\x06resume\x18\x06 \x01(\x03R\x06resume\x126\n" +
-	"\x04sync\x18\a \x03(\v2\".farandole.coordinator.v1.SyncPlanR\x04sync\"f\n" +
+	"\x04sync\x18\a \x03(\v2\".farandole.coordinator.v1.SyncPlanR\x04sync\x12\x1f\n" +
+	"\vresume_term\x18\b \x01(\x04R\n" +
+	"resumeTerm\"f\n" +
 	"\x04Term\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -4179,7 +4200,7 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x04loss\x18\x03 \x01(\x01R\x04loss\x12,\n" +
 	"\x12applied_unix_nanos\x18\x04 \x01(\x03R\x10appliedUnixNanos\x12(\n" +
 	"\x10first_unix_nanos\x18\x05 \x01(\x03R\x0efirstUnixNanos\x12\x14\n" +
-	"\x05extra\x18\x06 \x01(\fR\x05extra\"_\n" +
+	"\x05moved\x18\x06 \x01(\x03R\x05moved\"_\n" +
 	"\x06Fenced\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -4231,9 +4252,8 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x05final\x18\x02 \x01(\bR\x05final\"3\n" +
 	"\x05Ended\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x19\n" +
-	"\aPreempt\x12\x0e\n" +
-	"\x02at\x18\x01 \x01(\x03R\x02at\"\x84\x03\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\t\n" +
+	"\aPreempt\"\x84\x03\n" +
 	"\fAgentMessage\x12<\n" +
 	"\x05hello\x18\x01 \x01(\v2$.farandole.coordinator.v1.AgentHelloH\x00R\x05hello\x129\n" +
 	"\x04beat\x18\x02 \x01(\v2#.farandole.coordinator.v1.AgentBeatH\x00R\x04beat\x12=\n" +

@@ -1,0 +1,153 @@
+# Everything that people and CI run. `make help` lists the targets.
+
+# Tools are pinned here and run from the module cache; go.mod knows nothing of them.
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+BUF           := github.com/bufbuild/buf/cmd/buf@v1.75.0
+GEN_GO        := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+GEN_GO_GRPC   := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
+BENCHSTAT     := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
+
+# Knobs: `make sim SEEDS=1000000`.
+SEEDS        ?= 100000
+FUZZTIME     ?= 20s
+BENCH        ?= .
+BENCHCOUNT   ?= 6
+TEST_TIMEOUT ?= 15m
+LINTFLAGS    ?=
+# The packages that start goroutines, and the arithmetic with its thread pool.
+RACE_PKGS    ?= ./checkpoint/... ./cmd/... ./collective/... ./coordinator/... ./elastic/... ./kernels/... ./worker/...
+
+# Which tests are the simulator's and the process tests.
+SIM_RUN := Sim
+E2E_RUN := E2E|Script
+
+PB    := coordinator/coordinatorpb
+CACHE := $(CURDIR)/.cache
+
+.DEFAULT_GOAL := help
+SHELL         := bash
+.SHELLFLAGS   := -euo pipefail -c
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-10s %s\n' "$$t" "$$d"; done
+
+# ---- build and show
+
+.PHONY: build
+build: ## build farandole and the examples gpt, mnist and bare into bin/
+	mkdir -p bin
+	go build -o bin/ ./cmd/farandole ./examples/...
+
+.PHONY: demo
+demo: build ## train under faults and undisturbed, then compare the weights
+	examples/demo.sh
+
+# ---- test
+
+# $(call some-test,PATTERN,PACKAGE) fails when no test has such a name: go test would pass.
+define some-test
+	@list=$$(go test -list '$(1)' $(2)); grep -q '^Test' <<<"$$list" || { echo "no test of $(2) matches $(1)"; exit 1; }
+endef
+
+.PHONY: test
+test: ## run all tests, the process tests included
+	go test -timeout $(TEST_TIMEOUT) ./...
+
+.PHONY: race
+race: ## run the short tests under the race detector
+	CGO_ENABLED=1 go test -race -short -timeout 20m $(RACE_PKGS)
+
+.PHONY: portable
+portable: ## run the kernels' tests without cgo: plain Go must give the same bits
+	CGO_ENABLED=0 go test -short -timeout $(TEST_TIMEOUT) ./kernels/...
+
+.PHONY: sim
+sim: ## simulate SEEDS jobs under random faults
+	$(call some-test,$(SIM_RUN),./elastic/elastictest)
+	go test -count=1 -timeout 60m -run '$(SIM_RUN)' ./elastic/elastictest -sim.seeds=$(SEEDS)
+
+.PHONY: e2e
+e2e: ## run the process tests alone: real binaries, real signals
+	$(call some-test,$(E2E_RUN),./cmd/farandole)
+	go test -count=1 -timeout $(TEST_TIMEOUT) -run '$(E2E_RUN)' ./cmd/farandole
+
+# One target per go test call is what -fuzz allows.
+.PHONY: fuzz
+fuzz: ## fuzz every fuzz target for FUZZTIME
+	@for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r dirname | sort -u); do \
+	  list=$$(go test -list '^Fuzz' $$dir); \
+	  for target in $$(grep '^Fuzz' <<<"$$list" || true); do \
+	    echo "== $$dir $$target"; \
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$dir; \
+	  done; \
+	done
+
+.PHONY: bench
+bench: ## run the benchmarks that BENCH matches, BENCHCOUNT times, and summarise
+	mkdir -p $(CACHE)
+	go test -run '^$$' -bench '$(BENCH)' -count $(BENCHCOUNT) -timeout 60m ./... | tee $(CACHE)/bench.txt
+	go run $(BENCHSTAT) $(CACHE)/bench.txt
+
+# ---- keep the house
+
+.PHONY: lint
+lint: ## run golangci-lint; its first run also builds it
+	go run $(GOLANGCI_LINT) run $(LINTFLAGS) ./...
+
+# $(call generate,DIR) writes the code generated from the .proto files under DIR.
+define generate
+	mkdir -p $(CACHE)/bin $(1)
+	GOBIN=$(CACHE)/bin go install $(GEN_GO)
+	GOBIN=$(CACHE)/bin go install $(GEN_GO_GRPC)
+	cd $(PB) && PATH="$(CACHE)/bin:$$PATH" go run $(BUF) generate -o $(1)
+endef
+
+.PHONY: gen
+gen: ## regenerate the gRPC code from coordinator.proto
+	$(call generate,$(CURDIR)/$(PB))
+
+.PHONY: check
+check: check-gen check-fmt check-docs check-mod check-build ## check generated code, format, links, go.mod, vet, and the builds without cgo
+
+.PHONY: check-gen
+check-gen:
+	rm -rf $(CACHE)/gen
+	$(call generate,$(CACHE)/gen)
+	@for f in $(CACHE)/gen/*.go; do \
+	  diff -u $(PB)/$$(basename $$f) $$f || { echo "$(PB) is not what coordinator.proto says: run make gen and commit the result"; exit 1; }; \
+	done
+
+.PHONY: check-fmt
+check-fmt:
+	@bad=$$(find . -name '*.go' -not -path './.cache/*' -print0 | xargs -0 gofmt -l); \
+	if [ -n "$$bad" ]; then echo "not formatted, run gofmt -w:"; echo "$$bad"; exit 1; fi
+
+.PHONY: check-mod
+check-mod:
+	go mod tidy -diff
+	go mod verify
+
+# Relative links of the documents, and documents that the code names.
+.PHONY: check-docs
+check-docs:
+	@bad=0; \
+	while IFS=: read -r file link; do \
+	  path=$${link%%#*}; \
+	  if [ -n "$$path" ] && [ ! -e "$$(dirname "$$file")/$$path" ]; then echo "$$file links to $$link, which is missing"; bad=1; fi; \
+	done < <(find . -name '*.md' -not -path './.cache/*' -print0 | xargs -0 grep -HoP '\]\(\K(?!https?:|mailto:)[^) ]+'); \
+	while IFS=: read -r file doc; do \
+	  if [ ! -e "$$doc" ]; then echo "$$file names $$doc, which is missing"; bad=1; fi; \
+	done < <(grep -rHo --exclude-dir=.cache --include='*.go' --include='*.proto' --include='*.sh' 'docs/[a-zA-Z0-9/_-]*\.md' . | sort -u); \
+	exit $$bad
+
+# vet type-checks the tests too, so a test that needs cgo without saying so is found here.
+.PHONY: check-build
+check-build:
+	go vet ./...
+	CGO_ENABLED=0 go vet ./...
+	GOOS=linux GOARCH=arm64 CGO_ENABLED=0 go build ./...
+
+.PHONY: clean
+clean: ## remove what the other targets wrote
+	rm -rf bin dist .cache

@@ -1,0 +1,300 @@
+package collectivetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/farandole-ml/farandole/collective"
+)
+
+// hooked calls before with the number of each Send and Recv, from 0.
+type hooked struct {
+	collective.Transport
+	calls  atomic.Int64
+	before func(call int64)
+}
+
+func (h *hooked) Send(to int, b []byte) error {
+	h.before(h.calls.Add(1) - 1)
+	return h.Transport.Send(to, b)
+}
+
+func (h *hooked) Recv(from int, b []byte) error {
+	h.before(h.calls.Add(1) - 1)
+	return h.Transport.Recv(from, b)
+}
+
+func (h *hooked) Mark(op collective.Op) {
+	if m, ok := h.Transport.(collective.Marker); ok {
+		m.Mark(op)
+	}
+}
+
+// requirePeer checks that err blames rank.
+func requirePeer(t testing.TB, err error, rank int) {
+	t.Helper()
+	var pe *collective.PeerError
+	require.ErrorAs(t, err, &pe)
+	require.Equal(t, rank, pe.Rank, "%v", err)
+}
+
+// forever runs all operations again and again until one fails.
+func forever(ctx context.Context, g *collective.Group, elements int) error {
+	for {
+		for _, op := range operations {
+			if err := op.run(ctx, g, elements); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// requireDead checks that every operation on a rank gives its first error, at once.
+func requireDead(t testing.TB, g *collective.Group, first error) {
+	t.Helper()
+	for _, op := range operations {
+		require.Equal(t, first, op.run(context.Background(), g, 10), op.name)
+	}
+	require.Equal(t, first, g.Send(context.Background(), (g.Rank()+1)%g.World(), nil))
+}
+
+// testOutOfStep checks that ranks which disagree on an operation or its length find out.
+func testOutOfStep(t *testing.T, mesh Mesh) {
+	type call func(ctx context.Context, g *collective.Group) error
+	cases := map[string]struct{ most, last call }{}
+	sized := func(op operation, n int) call {
+		return func(ctx context.Context, g *collective.Group) error { return op.run(ctx, g, n) }
+	}
+	for i, op := range operations {
+		other := operations[(i+1)%len(operations)]
+		cases[op.name+" and "+other.name] = struct{ most, last call }{sized(op, 100), sized(other, 100)}
+		if op.name != "barrier" {
+			cases[op.name+" of other lengths"] = struct{ most, last call }{sized(op, 1000), sized(op, 1001)}
+			cases[op.name+" of nothing"] = struct{ most, last call }{sized(op, 1000), sized(op, 0)}
+		}
+	}
+	for name, calls := range cases {
+		for tuning, tuned := range tunings {
+			t.Run(name+"/"+tuning, func(t *testing.T) {
+				leakFree(t)
+				c := newCluster(t, mesh(t, 3), tuned)
+				defer c.close(t)
+				ctx := context.Background()
+				errs := c.each(func(g *collective.Group) error {
+					run := calls.most
+					if g.Rank() == 2 {
+						run = calls.last
+					}
+					if err := run(ctx, g); err != nil {
+						return err
+					}
+					return forever(ctx, g, 10) // a rank that only sent finds out later
+				})
+				found := false
+				for r, err := range errs {
+					var pe *collective.PeerError
+					require.ErrorAs(t, err, &pe, "rank %d", r)
+					require.NotEqual(t, r, pe.Rank, "%v", err)
+					var step *collective.OutOfStepError
+					found = found || errors.As(err, &step)
+				}
+				require.True(t, found, "%v", errs)
+			})
+		}
+	}
+	t.Run("send and receive", func(t *testing.T) {
+		c := newCluster(t, mesh(t, 2), collective.Tuning{})
+		defer c.close(t)
+		errs := c.each(func(g *collective.Group) error {
+			if g.Rank() == 0 {
+				if err := g.Send(context.Background(), 1, make([]byte, 10)); err != nil {
+					return err
+				}
+				return g.Recv(context.Background(), 1, make([]byte, 1))
+			}
+			return g.Recv(context.Background(), 0, make([]byte, 11))
+		})
+		requirePeer(t, errs[0], 1)
+		var step *collective.OutOfStepError
+		require.ErrorAs(t, errs[1], &step)
+		require.EqualValues(t, 10, step.GotBytes)
+		require.EqualValues(t, 11, step.WantBytes)
+	})
+}
+
+var errTest = errors.New("ended by the test")
+
+// strike runs all operations on world ranks and calls blow on rank 1 at its call-th use of the transport. The
+// error of rank 1 must be wanted, the others must blame a peer, and one of them rank 1.
+func strike(t *testing.T, mesh Mesh, world int, tuning collective.Tuning, call int64, wanted error, blow func(g *collective.Group, tr collective.Transport, cancel context.CancelCauseFunc)) {
+	t.Helper()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	transports := mesh(t, world)
+	var c *cluster
+	inner := transports[1]
+	ready := make(chan struct{})
+	transports[1] = &hooked{Transport: inner, before: func(n int64) {
+		if n == call {
+			<-ready
+			blow(c.groups[1], inner, cancel)
+		}
+	}}
+	c = newCluster(t, transports, tuning)
+	close(ready)
+	defer c.close(t)
+	errs := c.each(func(g *collective.Group) error {
+		if g.Rank() == 1 {
+			return forever(ctx, g, 3000)
+		}
+		return forever(context.Background(), g, 3000)
+	})
+	require.ErrorIs(t, errs[1], wanted)
+	blamed := false
+	for r, err := range errs {
+		requireDead(t, c.groups[r], err)
+		if r == 1 {
+			continue
+		}
+		var pe *collective.PeerError
+		require.ErrorAs(t, err, &pe, "rank %d", r)
+		require.NotEqual(t, r, pe.Rank, "%v", err)
+		require.NotErrorIs(t, err, wanted, "a peer's cause is not this rank's")
+		blamed = blamed || pe.Rank == 1
+	}
+	require.True(t, blamed, "nobody blames rank 1: %v", errs)
+}
+
+// strikes spreads calls over the operations: one round of them has some dozens.
+func strikes(t *testing.T, mesh Mesh, wanted error, blow func(g *collective.Group, tr collective.Transport, cancel context.CancelCauseFunc)) {
+	for _, world := range []int{2, 3, 5} {
+		for name, tuning := range tunings {
+			t.Run(fmt.Sprintf("world %d/%s", world, name), func(t *testing.T) {
+				leakFree(t)
+				for call := int64(0); call < 120; call += 17 {
+					strike(t, mesh, world, tuning, call, wanted, blow)
+				}
+			})
+		}
+	}
+}
+
+// testCancel ends contexts while operations run.
+func testCancel(t *testing.T, mesh Mesh) {
+	t.Run("cause", func(t *testing.T) {
+		strikes(t, mesh, collective.ErrGenerationChanged, func(_ *collective.Group, _ collective.Transport, cancel context.CancelCauseFunc) {
+			cancel(fmt.Errorf("generation 7 is due: %w", collective.ErrGenerationChanged))
+		})
+	})
+	t.Run("deadline", func(t *testing.T) {
+		for _, op := range operations {
+			t.Run(op.name, func(t *testing.T) {
+				leakFree(t)
+				c := newCluster(t, mesh(t, 3), collective.Tuning{})
+				defer c.close(t)
+				errs := c.each(func(g *collective.Group) error {
+					if g.Rank() == 2 {
+						return nil // never takes part
+					}
+					ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+					defer cancel()
+					if err := op.run(ctx, g, 1000); err != nil {
+						return err
+					}
+					return g.Barrier(ctx) // a root only sends
+				})
+				require.True(t, errors.Is(errs[0], context.DeadlineExceeded) || errors.Is(errs[1], context.DeadlineExceeded), "%v", errs)
+				require.Error(t, errs[0])
+				require.Error(t, errs[1])
+				require.Error(t, c.groups[2].Barrier(context.Background()))
+			})
+		}
+	})
+	t.Run("before", func(t *testing.T) {
+		c := newCluster(t, mesh(t, 1), collective.Tuning{})
+		defer c.close(t)
+		ctx, cancel := context.WithCancelCause(context.Background())
+		cancel(errTest)
+		err := c.groups[0].Barrier(ctx)
+		require.ErrorIs(t, err, errTest)
+		require.ErrorIs(t, c.groups[0].Barrier(context.Background()), errTest)
+	})
+	t.Run("after", func(t *testing.T) {
+		c := newCluster(t, mesh(t, 2), collective.Tuning{})
+		defer c.close(t)
+		c.must(t, func(g *collective.Group) error {
+			ctx, cancel := context.WithCancelCause(context.Background())
+			err := g.Barrier(ctx)
+			cancel(errTest) // no operation runs: the group lives
+			return err
+		})
+		c.must(t, func(g *collective.Group) error { return g.Barrier(context.Background()) })
+	})
+}
+
+// testAbort ends groups and transports while operations run.
+func testAbort(t *testing.T, mesh Mesh) {
+	t.Run("group", func(t *testing.T) {
+		strikes(t, mesh, errTest, func(g *collective.Group, _ collective.Transport, _ context.CancelCauseFunc) {
+			g.Abort(errTest)
+			g.Abort(errors.New("a later cause"))
+		})
+	})
+	t.Run("transport", func(t *testing.T) {
+		strikes(t, mesh, errTest, func(_ *collective.Group, tr collective.Transport, _ context.CancelCauseFunc) {
+			tr.Abort(errTest)
+			tr.Abort(errors.New("a later cause"))
+		})
+	})
+	t.Run("close", func(t *testing.T) {
+		strikes(t, mesh, collective.ErrClosed, func(_ *collective.Group, tr collective.Transport, _ context.CancelCauseFunc) {
+			tr.Close()
+		})
+	})
+	t.Run("point to point", func(t *testing.T) {
+		leakFree(t)
+		c := newCluster(t, mesh(t, 2), collective.Tuning{})
+		defer c.close(t)
+		entered := make(chan struct{})
+		errs := c.each(func(g *collective.Group) error {
+			if g.Rank() == 1 {
+				<-entered
+				g.Abort(errTest)
+				return nil
+			}
+			close(entered)
+			return g.Recv(context.Background(), 1, make([]byte, 1))
+		})
+		requirePeer(t, errs[0], 1)
+	})
+}
+
+// testClose checks that a rank may leave as soon as its last operation is done, whatever the others still do.
+func testClose(t *testing.T, mesh Mesh) {
+	for name, tuning := range tunings {
+		for world := 1; world <= maxWorld; world++ {
+			t.Run(fmt.Sprintf("%s/world %d", name, world), func(t *testing.T) {
+				leakFree(t)
+				for _, op := range operations {
+					c := newCluster(t, mesh(t, world), tuning)
+					for r, err := range c.each(func(g *collective.Group) error {
+						if err := op.run(context.Background(), g, 20000); err != nil {
+							return err
+						}
+						return g.Close()
+					}) {
+						require.NoError(t, err, "rank %d, %s", r, op.name)
+					}
+					require.ErrorIs(t, c.groups[0].Barrier(context.Background()), collective.ErrClosed)
+					c.close(t)
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,197 @@
+package collectivetest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/farandole-ml/farandole/collective"
+)
+
+const maxWorld = 8
+
+var lengths = []int{0, 1, 2, 3, 15, 16, 17, 31, 64, 257, 1000, 1024, 4099}
+
+// testOperations checks the results of every operation, one after the other on one group.
+func testOperations(t *testing.T, mesh Mesh) {
+	for name, tuning := range tunings {
+		for world := 1; world <= maxWorld; world++ {
+			t.Run(fmt.Sprintf("%s/world %d", name, world), func(t *testing.T) {
+				leakFree(t)
+				c := newCluster(t, mesh(t, world), tuning)
+				defer c.close(t)
+				for _, n := range lengths {
+					c.must(t, func(g *collective.Group) error { return checkAllReduce(g, n) })
+					c.must(t, func(g *collective.Group) error { return checkBroadcast(g, n) })
+					c.must(t, func(g *collective.Group) error { return checkAllGather(g, n) })
+				}
+				checkEqualBits(t, c)
+			})
+		}
+	}
+	t.Run("large", func(t *testing.T) {
+		const n = 3<<18 + 5 // several chunks of the default size in each segment
+		c := newCluster(t, mesh(t, 2), collective.Tuning{})
+		defer c.close(t)
+		c.must(t, func(g *collective.Group) error { return checkAllReduce(g, n) })
+		c.must(t, func(g *collective.Group) error { return checkBroadcast(g, 4*n) })
+		c.must(t, func(g *collective.Group) error { return checkAllGather(g, n) })
+	})
+}
+
+// checkAllReduce sums small integers, for which every order of additions is exact.
+func checkAllReduce(g *collective.Group, n int) error {
+	b := make([]float32, n)
+	for i := range b {
+		b[i] = float32((i%1000 + 1) * (g.Rank() + 1))
+	}
+	if err := g.AllReduce(context.Background(), b); err != nil {
+		return err
+	}
+	sum := g.World() * (g.World() + 1) / 2
+	for i, v := range b {
+		if want := float32((i%1000 + 1) * sum); v != want {
+			return fmt.Errorf("all-reduce of %d: element %d is %v, not %v", n, i, v, want)
+		}
+	}
+	return nil
+}
+
+func checkBroadcast(g *collective.Group, n int) error {
+	for root := range g.World() {
+		want := pattern(n, root)
+		b := make([]byte, n)
+		if g.Rank() == root {
+			copy(b, want)
+		}
+		if err := g.Broadcast(context.Background(), b, root); err != nil {
+			return err
+		}
+		if !bytes.Equal(b, want) {
+			return fmt.Errorf("broadcast of %d bytes from %d: wrong bytes", n, root)
+		}
+	}
+	return nil
+}
+
+func checkAllGather(g *collective.Group, n int) error {
+	var want []byte
+	for r := range g.World() {
+		want = append(want, pattern(n, r)...)
+	}
+	out := make([]byte, n*g.World())
+	if err := g.AllGather(context.Background(), out, pattern(n, g.Rank())); err != nil {
+		return err
+	}
+	if !bytes.Equal(out, want) {
+		return fmt.Errorf("all-gather of %d bytes: wrong bytes", n)
+	}
+	clear(out)
+	place := out[n*g.Rank() : n*(g.Rank()+1)]
+	copy(place, pattern(n, g.Rank()))
+	if err := g.AllGather(context.Background(), out, place); err != nil {
+		return err
+	}
+	if !bytes.Equal(out, want) {
+		return fmt.Errorf("all-gather of %d bytes in place: wrong bytes", n)
+	}
+	return nil
+}
+
+// pattern gives n bytes that tell ranks and places apart.
+func pattern(n, rank int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i*7 + i/251 + rank*31 + 1)
+	}
+	return b
+}
+
+// checkEqualBits sums values whose sum depends on the order: all ranks must have used one order.
+func checkEqualBits(t *testing.T, c *cluster) {
+	const n = 1009
+	sums := make([][]float32, len(c.groups))
+	c.must(t, func(g *collective.Group) error {
+		b := wild(n, uint64(g.Rank()), 0)
+		err := g.AllReduce(context.Background(), b)
+		sums[g.Rank()] = b
+		return err
+	})
+	for r := range sums {
+		require.True(t, equalBits(sums[0], sums[r]), "ranks 0 and %d have different sums", r)
+	}
+}
+
+func equalBits(a, b []float32) bool {
+	return slices.EqualFunc(a, b, func(x, y float32) bool { return math.Float32bits(x) == math.Float32bits(y) })
+}
+
+// testPointToPoint sends between all pairs at once, in both directions, messages of many lengths in order.
+func testPointToPoint(t *testing.T, mesh Mesh) {
+	leakFree(t)
+	const world = 4
+	c := newCluster(t, mesh(t, world), collective.Tuning{})
+	defer c.close(t)
+	ctx := context.Background()
+	c.must(t, func(g *collective.Group) error {
+		var wg sync.WaitGroup
+		errs := make(chan error, 2*world)
+		for peer := range world {
+			if peer == g.Rank() {
+				continue
+			}
+			wg.Go(func() {
+				for _, n := range lengths[1:] {
+					if err := g.Send(ctx, peer, pattern(n, g.Rank()*world+peer)); err != nil {
+						errs <- err
+						return
+					}
+				}
+			})
+			wg.Go(func() {
+				for _, n := range lengths[1:] {
+					b := make([]byte, n)
+					if err := g.Recv(ctx, peer, b); err != nil {
+						errs <- err
+						return
+					}
+					if !bytes.Equal(b, pattern(n, peer*world+g.Rank())) {
+						errs <- fmt.Errorf("wrong bytes in a message of %d from rank %d", n, peer)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		close(errs)
+		return <-errs
+	})
+	c.must(t, func(g *collective.Group) error { return checkAllReduce(g, 100) })
+}
+
+// testBarrier checks that no rank leaves a barrier before the last has come.
+func testBarrier(t *testing.T, mesh Mesh) {
+	for world := 1; world <= maxWorld; world++ {
+		c := newCluster(t, mesh(t, world), collective.Tuning{})
+		var arrived atomic.Int64
+		c.must(t, func(g *collective.Group) error {
+			for round := range 20 {
+				arrived.Add(1)
+				if err := g.Barrier(context.Background()); err != nil {
+					return err
+				}
+				if n := arrived.Load(); n < int64((round+1)*world) {
+					return fmt.Errorf("rank %d left barrier %d when %d of %d had come", g.Rank(), round, n-int64(round*world), world)
+				}
+			}
+			return nil
+		})
+		c.close(t)
+	}
+}

@@ -1,0 +1,129 @@
+// Package inproc connects the ranks of a group inside one process, for tests. A Send waits for its Recv: whatever
+// relies on a network's buffers to make progress hangs here first.
+package inproc
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/farandole-ml/farandole/collective"
+)
+
+// errEnded is what peers see of a transport that was aborted.
+var errEnded = errors.New("connection ended by the peer")
+
+// New gives the transports of a group of world ranks.
+func New(world int) []collective.Transport {
+	pipes := make([][]chan message, world) // [from][to]
+	all := make([]*transport, world)
+	for r := range all {
+		pipes[r] = make([]chan message, world)
+		for to := range pipes[r] {
+			pipes[r][to] = make(chan message)
+		}
+		all[r] = &transport{rank: r, pipes: pipes, all: all, over: make(chan struct{})}
+	}
+	group := make([]collective.Transport, world)
+	for r := range all {
+		group[r] = all[r]
+	}
+	return group
+}
+
+// message lends a sender's bytes to a receiver until taken is closed.
+type message struct {
+	op    collective.Op
+	bytes []byte
+	taken chan struct{}
+}
+
+type transport struct {
+	rank  int
+	pipes [][]chan message
+	all   []*transport
+	over  chan struct{} // closed by the first Abort
+
+	mu  sync.Mutex
+	err error
+	op  collective.Op
+}
+
+func (t *transport) Rank() int  { return t.rank }
+func (t *transport) World() int { return len(t.all) }
+
+// Mark implements collective.Marker.
+func (t *transport) Mark(op collective.Op) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.op = op
+}
+
+func (t *transport) marked() collective.Op {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.op
+}
+
+func (t *transport) Send(to int, b []byte) error {
+	m := message{t.marked(), b, make(chan struct{})}
+	select {
+	case <-t.over:
+		return t.cause()
+	case <-t.all[to].over:
+		return t.lost(to)
+	case t.pipes[t.rank][to] <- m:
+		<-m.taken // soon: the receiver only copies
+		return nil
+	}
+}
+
+func (t *transport) Recv(from int, b []byte) error {
+	select {
+	case <-t.over:
+		return t.cause()
+	case m := <-t.pipes[from][t.rank]:
+		return t.take(from, b, m)
+	case <-t.all[from].over:
+	}
+	return t.lost(from)
+}
+
+func (t *transport) take(from int, b []byte, m message) error {
+	defer close(m.taken)
+	if op := t.marked(); m.op != op || len(m.bytes) != len(b) {
+		return t.fail(from, &collective.OutOfStepError{Got: m.op, Want: op, GotBytes: uint64(len(m.bytes)), WantBytes: uint64(len(b))})
+	}
+	copy(b, m.bytes)
+	return nil
+}
+
+func (t *transport) Abort(cause error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err == nil {
+		t.err = cause
+		close(t.over)
+	}
+}
+
+func (t *transport) Close() error {
+	t.Abort(collective.ErrClosed)
+	return nil
+}
+
+func (t *transport) cause() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.err
+}
+
+// fail ends this transport because of a peer.
+func (t *transport) fail(peer int, err error) error {
+	t.Abort(&collective.PeerError{Rank: peer, Op: t.marked().Kind.String(), Err: err})
+	return t.cause()
+}
+
+func (t *transport) lost(peer int) error {
+	return t.fail(peer, fmt.Errorf("%w (%v)", errEnded, t.all[peer].cause()))
+}

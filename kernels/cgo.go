@@ -1,0 +1,210 @@
+//go:build cgo
+
+package kernels
+
+// #cgo CFLAGS: -std=c11 -O3
+// #cgo LDFLAGS: -lm
+// #include <stdlib.h>
+// #include "cgo.h"
+// #cgo noescape farandole_add
+// #cgo nocallback farandole_add
+// #cgo noescape farandole_scale
+// #cgo nocallback farandole_scale
+// #cgo noescape farandole_gelu
+// #cgo nocallback farandole_gelu
+// #cgo noescape farandole_gelu_backward
+// #cgo nocallback farandole_gelu_backward
+// #cgo noescape farandole_relu
+// #cgo nocallback farandole_relu
+// #cgo noescape farandole_relu_backward
+// #cgo nocallback farandole_relu_backward
+// #cgo noescape farandole_adamw
+// #cgo nocallback farandole_adamw
+// #cgo noescape farandole_matmul
+// #cgo nocallback farandole_matmul
+// #cgo noescape farandole_column_sums
+// #cgo nocallback farandole_column_sums
+// #cgo noescape farandole_embed
+// #cgo nocallback farandole_embed
+// #cgo noescape farandole_embed_backward
+// #cgo nocallback farandole_embed_backward
+// #cgo noescape farandole_layernorm
+// #cgo nocallback farandole_layernorm
+// #cgo noescape farandole_layernorm_rows
+// #cgo nocallback farandole_layernorm_rows
+// #cgo noescape farandole_layernorm_columns
+// #cgo nocallback farandole_layernorm_columns
+// #cgo noescape farandole_attention
+// #cgo nocallback farandole_attention
+// #cgo noescape farandole_attention_backward
+// #cgo nocallback farandole_attention_backward
+// #cgo noescape farandole_cross_entropy
+// #cgo nocallback farandole_cross_entropy
+// #cgo noescape farandole_block_sums
+// #cgo nocallback farandole_block_sums
+// #cgo noescape farandole_first_nonfinite
+// #cgo nocallback farandole_first_nonfinite
+import "C"
+
+import (
+	"sync"
+	"unsafe"
+)
+
+// isas are the instruction sets that C code may have, best first.
+var isas = []string{"avx512", "avx2", "portable"}
+
+// native is an engine of C code for one instruction set.
+type native struct {
+	ops *C.farandole_ops
+
+	mu   sync.Mutex
+	free [][]float32 // guarded by mu: packing buffers, one per part that ran at the same time
+}
+
+// findNative gives the C code for an instruction set, or nil when this machine has not got it.
+func findNative(isa string) engine {
+	name := C.CString(isa)
+	defer C.free(unsafe.Pointer(name))
+	if ops := C.farandole_find(name); ops != nil {
+		return &native{ops: ops}
+	}
+	return nil
+}
+
+func (e *native) isa() string { return C.GoString(e.ops.name) }
+
+// borrow gives a packing buffer of at least n floats; giveBack takes it again.
+func (e *native) borrow(n int) []float32 {
+	e.mu.Lock()
+	var w []float32
+	if last := len(e.free) - 1; last >= 0 {
+		w, e.free = e.free[last], e.free[:last]
+	}
+	e.mu.Unlock()
+	if len(w) < n {
+		w = alignedFloats(n)
+	}
+	return w
+}
+
+func (e *native) giveBack(w []float32) {
+	e.mu.Lock()
+	e.free = append(e.free, w)
+	e.mu.Unlock()
+}
+
+// ptr is the address that C reads; C touches nothing of an empty slice.
+func ptr(x []float32) *C.float { return (*C.float)(unsafe.SliceData(x)) }
+
+func ids(x []int32) *C.int32_t { return (*C.int32_t)(unsafe.SliceData(x)) }
+
+func (e *native) add(dst, a, b []float32) {
+	C.farandole_add(e.ops, ptr(dst), ptr(a), ptr(b), C.long(len(dst)))
+}
+
+func (e *native) scale(x []float32, s float32) {
+	C.farandole_scale(e.ops, ptr(x), C.float(s), C.long(len(x)))
+}
+
+func (e *native) gelu(out, x []float32) {
+	C.farandole_gelu(e.ops, ptr(out), ptr(x), C.long(len(x)))
+}
+
+func (e *native) geluBackward(dx, dout, x []float32) {
+	C.farandole_gelu_backward(e.ops, ptr(dx), ptr(dout), ptr(x), C.long(len(x)))
+}
+
+func (e *native) relu(out, x []float32) {
+	C.farandole_relu(e.ops, ptr(out), ptr(x), C.long(len(x)))
+}
+
+func (e *native) reluBackward(dx, dout, x []float32) {
+	C.farandole_relu_backward(e.ops, ptr(dx), ptr(dout), ptr(x), C.long(len(x)))
+}
+
+func (e *native) adamW(p, g, m, v []float32, f *adamWFactors) {
+	C.farandole_adamw(e.ops, ptr(p), ptr(g), ptr(m), ptr(v), C.long(len(p)), C.adamw_factors{
+		lr: C.float(f.lr), beta1: C.float(f.beta1), beta2: C.float(f.beta2), eps: C.float(f.eps),
+		decay: C.float(f.decay), rest1: C.float(f.rest1), rest2: C.float(f.rest2),
+		c1: C.float(f.c1), c2: C.float(f.c2), gscale: C.float(f.gscale),
+	})
+}
+
+func (e *native) matmul(t *matmulTask, i0, i1, j0, j1 int) {
+	work := e.borrow(int(C.farandole_matmul_work(e.ops, C.long(i1-i0))))
+	defer e.giveBack(work)
+	var accumulate C.int
+	if t.accumulate {
+		accumulate = 1
+	}
+	C.farandole_matmul(e.ops, ptr(work), ptr(t.c), ptr(t.a), ptr(t.b), ptr(t.bias),
+		C.long(t.m), C.long(t.n), C.long(t.k), C.long(t.ai), C.long(t.ak), C.long(t.bk), C.long(t.bj), accumulate,
+		C.long(i0), C.long(i1), C.long(j0), C.long(j1))
+}
+
+func (e *native) columnSums(t *columnSumsTask, j0, j1 int) {
+	C.farandole_column_sums(e.ops, ptr(t.dst), ptr(t.x), C.long(t.rows), C.long(t.n), C.long(j0), C.long(j1))
+}
+
+func (e *native) embed(t *embedTask, i0, i1 int) {
+	C.farandole_embed(e.ops, ptr(t.x), ptr(t.wte), ptr(t.wpe), ids(t.tokens), C.long(t.t), C.long(t.c), C.long(i0), C.long(i1))
+}
+
+func (e *native) embedBackward(t *embedTask, j0, j1 int) {
+	C.farandole_embed_backward(e.ops, ptr(t.wte), ptr(t.wpe), ptr(t.x), ids(t.tokens), C.long(len(t.tokens)),
+		C.long(t.t), C.long(t.c), C.long(j0), C.long(j1))
+}
+
+func (e *native) layerNorm(t *layerNormTask, i0, i1 int) {
+	C.farandole_layernorm(e.ops, ptr(t.out), ptr(t.mean), ptr(t.rstd), ptr(t.x), ptr(t.gamma), ptr(t.beta),
+		C.long(t.c), C.long(i0), C.long(i1))
+}
+
+func (e *native) layerNormRows(t *layerNormTask, i0, i1 int) {
+	C.farandole_layernorm_rows(e.ops, ptr(t.dx), ptr(t.dout), ptr(t.x), ptr(t.gamma), ptr(t.mean), ptr(t.rstd),
+		C.long(t.c), C.long(i0), C.long(i1))
+}
+
+func (e *native) layerNormColumns(t *layerNormTask, j0, j1 int) {
+	C.farandole_layernorm_columns(e.ops, ptr(t.dgamma), ptr(t.dbeta), ptr(t.dout), ptr(t.x), ptr(t.mean), ptr(t.rstd),
+		C.long(t.rows), C.long(t.c), C.long(j0), C.long(j1))
+}
+
+func (e *native) attention(t *attentionTask, h0, h1 int) {
+	work := e.borrow(int(C.farandole_attention_work(e.ops, C.long(t.t), C.long(t.hs))))
+	defer e.giveBack(work)
+	C.farandole_attention(e.ops, ptr(work), ptr(t.out), ptr(t.att), ptr(t.qkv),
+		C.long(t.t), C.long(t.heads), C.long(t.hs), C.float(t.scale), C.long(h0), C.long(h1))
+}
+
+func (e *native) attentionBackward(t *attentionTask, h0, h1 int) {
+	work := e.borrow(int(C.farandole_attention_work(e.ops, C.long(t.t), C.long(t.hs))))
+	defer e.giveBack(work)
+	C.farandole_attention_backward(e.ops, ptr(work), ptr(t.dqkv), ptr(t.dout), ptr(t.qkv), ptr(t.att), ptr(t.scratch),
+		C.long(t.t), C.long(t.heads), C.long(t.hs), C.float(t.scale), C.long(h0), C.long(h1))
+}
+
+func (e *native) crossEntropy(t *crossEntropyTask, i0, i1 int) {
+	C.farandole_cross_entropy(e.ops, ptr(t.losses), ptr(t.logits), ids(t.targets), C.long(t.v), C.float(t.scale),
+		C.long(i0), C.long(i1))
+}
+
+func (e *native) blockSums(dst, x []float32, square bool, b0, b1 int) {
+	var sq C.int
+	if square {
+		sq = 1
+	}
+	C.farandole_block_sums(e.ops, ptr(dst), ptr(x), C.long(len(x)), sq, C.long(b0), C.long(b1))
+}
+
+func (e *native) firstNonFinite(x []float32) int {
+	return int(C.farandole_first_nonfinite(e.ops, ptr(x), C.long(len(x))))
+}
+
+// fmaLoop does about the given number of floating-point operations in registers and returns how many it did.
+func (e *native) fmaLoop(flops int64) int64 {
+	rounds := flops/int64(e.ops.fma_flops) + 1
+	C.farandole_fma_loop(e.ops, C.long(rounds), 0.5)
+	return rounds * int64(e.ops.fma_flops)
+}

@@ -1,0 +1,81 @@
+// Calls through a table of operations, for Go, which cannot call a C function pointer.
+// Arguments are values: Go memory that C sees must hold no Go pointers.
+#include "ops.h"
+
+static inline long farandole_matmul_work(const farandole_ops* o, long m) { return o->matmul_work(m); }
+static inline long farandole_attention_work(const farandole_ops* o, long t, long hs) {
+  return o->attention_work(t, hs);
+}
+static inline void farandole_add(const farandole_ops* o, float* dst, const float* a, const float* b, long n) {
+  o->add(dst, a, b, n);
+}
+static inline void farandole_scale(const farandole_ops* o, float* x, float s, long n) { o->scale(x, s, n); }
+static inline void farandole_gelu(const farandole_ops* o, float* out, const float* x, long n) { o->gelu(out, x, n); }
+static inline void farandole_gelu_backward(const farandole_ops* o, float* dx, const float* dout, const float* x,
+                                           long n) {
+  o->gelu_backward(dx, dout, x, n);
+}
+static inline void farandole_relu(const farandole_ops* o, float* out, const float* x, long n) { o->relu(out, x, n); }
+static inline void farandole_relu_backward(const farandole_ops* o, float* dx, const float* dout, const float* x,
+                                           long n) {
+  o->relu_backward(dx, dout, x, n);
+}
+static inline void farandole_adamw(const farandole_ops* o, float* p, const float* g, float* m, float* v, long n,
+                                   adamw_factors f) {
+  o->adamw(p, g, m, v, n, &f);
+}
+static inline void farandole_matmul(const farandole_ops* o, float* work, float* c, const float* a, const float* b,
+                                    const float* bias, long m, long n, long k, long ai, long ak, long bk, long bj,
+                                    int accumulate, long i0, long i1, long j0, long j1) {
+  matmul_args t = {a, b, bias, c, m, n, k, ai, ak, bk, bj, accumulate};
+  o->matmul(&t, work, i0, i1, j0, j1);
+}
+static inline void farandole_column_sums(const farandole_ops* o, float* dst, const float* x, long rows, long n, long j0,
+                                         long j1) {
+  o->column_sums(dst, x, rows, n, j0, j1);
+}
+static inline void farandole_embed(const farandole_ops* o, float* out, const float* wte, const float* wpe,
+                                   const int32_t* tokens, long t, long c, long i0, long i1) {
+  o->embed(out, wte, wpe, tokens, t, c, i0, i1);
+}
+static inline void farandole_embed_backward(const farandole_ops* o, float* dwte, float* dwpe, const float* dout,
+                                            const int32_t* tokens, long rows, long t, long c, long j0, long j1) {
+  o->embed_backward(dwte, dwpe, dout, tokens, rows, t, c, j0, j1);
+}
+static inline void farandole_layernorm(const farandole_ops* o, float* out, float* mean, float* rstd, const float* x,
+                                       const float* gamma, const float* beta, long c, long i0, long i1) {
+  o->layernorm(out, mean, rstd, x, gamma, beta, c, i0, i1);
+}
+static inline void farandole_layernorm_rows(const farandole_ops* o, float* dx, const float* dout, const float* x,
+                                            const float* gamma, const float* mean, const float* rstd, long c, long i0,
+                                            long i1) {
+  o->layernorm_rows(dx, dout, x, gamma, mean, rstd, c, i0, i1);
+}
+static inline void farandole_layernorm_columns(const farandole_ops* o, float* dgamma, float* dbeta, const float* dout,
+                                               const float* x, const float* mean, const float* rstd, long rows, long c,
+                                               long j0, long j1) {
+  o->layernorm_columns(dgamma, dbeta, dout, x, mean, rstd, rows, c, j0, j1);
+}
+static inline void farandole_attention(const farandole_ops* o, float* work, float* out, float* att, const float* qkv,
+                                       long n, long heads, long hs, float scale, long h0, long h1) {
+  attention_args t = {out, att, qkv, 0, 0, 0, n, heads, hs, scale};
+  o->attention(&t, work, h0, h1);
+}
+static inline void farandole_attention_backward(const farandole_ops* o, float* work, float* dqkv, const float* dout,
+                                                const float* qkv, const float* att, float* scratch, long n, long heads,
+                                                long hs, float scale, long h0, long h1) {
+  attention_args t = {0, (float*)att, qkv, dqkv, dout, scratch, n, heads, hs, scale};
+  o->attention_backward(&t, work, h0, h1);
+}
+static inline void farandole_cross_entropy(const farandole_ops* o, float* losses, float* logits, const int32_t* targets,
+                                           long v, float scale, long i0, long i1) {
+  o->cross_entropy(losses, logits, targets, v, scale, i0, i1);
+}
+static inline void farandole_block_sums(const farandole_ops* o, float* dst, const float* x, long n, int square, long b0,
+                                        long b1) {
+  o->block_sums(dst, x, n, square, b0, b1);
+}
+static inline long farandole_first_nonfinite(const farandole_ops* o, const float* x, long n) {
+  return o->first_nonfinite(x, n);
+}
+static inline float farandole_fma_loop(const farandole_ops* o, long rounds, float x) { return o->fma_loop(rounds, x); }

@@ -1,0 +1,68 @@
+package kernels
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Config chooses how NewCPU computes. The zero value uses every processor and the best instruction set.
+type Config struct {
+	// Threads is how many goroutines compute at once, the caller's among them. Zero means GOMAXPROCS.
+	// More than the machine has free processors makes every operation wait for the slowest.
+	Threads int
+	// ISA forces an instruction set: "avx512", "avx2", "portable" (C), or "go". Empty means the best that
+	// this machine and build have. All give the same bits.
+	ISA string
+}
+
+// isaGo is the instruction set of plain Go, which every build has.
+const isaGo = "go"
+
+// NewCPU is a Device on this machine's processors. It starts goroutines with the first operation that is worth more
+// than one and ends them with Close. Operations have ended when they return; Host gives the memory itself.
+// A build without cgo has only the plain Go path.
+func NewCPU(cfg Config) (Device, error) {
+	if cfg.Threads < 0 {
+		return nil, fmt.Errorf("kernels: %d threads: use 0 for all processors, or a positive number", cfg.Threads)
+	}
+	if cfg.Threads == 0 {
+		cfg.Threads = runtime.GOMAXPROCS(0)
+	}
+	have := ISAs()
+	if cfg.ISA == "" {
+		cfg.ISA = have[0]
+	}
+	if !slices.Contains(have, cfg.ISA) {
+		return nil, fmt.Errorf("kernels: instruction set %q: this machine and build have %s",
+			cfg.ISA, strings.Join(have, ", "))
+	}
+	name := fmt.Sprintf("cpu %s, %d thread", cfg.ISA, cfg.Threads)
+	if cfg.Threads > 1 {
+		name += "s"
+	}
+	return newHostDevice(name, newEngine(cfg.ISA), &pool{threads: cfg.Threads}), nil
+}
+
+// ISAs are the values of Config.ISA that work on this machine and in this build, the fastest first.
+func ISAs() []string {
+	var have []string
+	for _, isa := range isas {
+		if findNative(isa) != nil {
+			have = append(have, isa)
+		}
+	}
+	return append(have, isaGo)
+}
+
+func newEngine(isa string) engine {
+	if isa == isaGo {
+		return reference{}
+	}
+	return findNative(isa)
+}
+
+// best is the fastest engine, for the operations that need no device.
+var best = sync.OnceValue(func() engine { return newEngine(ISAs()[0]) })

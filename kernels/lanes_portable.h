@@ -1,0 +1,112 @@
+// Sixteen lanes in plain C: the meaning of every lane operation.
+#define ISA portable
+#define MR 4  // rows of a matmul tile
+#define NV 1  // vectors in a row of a tile
+#define AR 4  // rows of an attention tile, a divisor of BLOCK_K
+#define AV 1  // vectors in a row of an attention tile
+#define TW 4  // side of a transposed square
+
+typedef struct {
+  float v[16];
+} vf;
+
+#define LANES for (int i = 0; i < 16; i++)
+
+static inline uint32_t bits_of(float x) {
+  uint32_t u;
+  memcpy(&u, &x, sizeof u);
+  return u;
+}
+static inline float float_of(uint32_t u) {
+  float x;
+  memcpy(&x, &u, sizeof x);
+  return x;
+}
+
+// The first n lanes are at p, the others are +0.
+static inline vf vf_loadn(const float* p, long n) {
+  vf r;
+  LANES r.v[i] = i < n ? p[i] : 0.0f;
+  return r;
+}
+static inline void vf_storen(float* p, vf a, long n) {
+  LANES if (i < n) p[i] = a.v[i];
+}
+static inline vf vf_load(const float* p) {
+  vf r;
+  memcpy(r.v, p, sizeof r.v);
+  return r;
+}
+static inline void vf_store(float* p, vf a) { memcpy(p, a.v, sizeof a.v); }
+
+// Lanes from n on become +0.
+static inline vf vf_keep(vf a, long n) {
+  LANES a.v[i] = i < n ? a.v[i] : 0.0f;
+  return a;
+}
+
+#define EACH(e)      \
+  do {               \
+    vf r;            \
+    LANES r.v[i] = e; \
+    return r;        \
+  } while (0)
+
+static inline vf vf_set1(float a) { EACH(a); }
+static inline vf vf_add(vf a, vf b) { EACH(a.v[i] + b.v[i]); }
+static inline vf vf_sub(vf a, vf b) { EACH(a.v[i] - b.v[i]); }
+static inline vf vf_mul(vf a, vf b) { EACH(a.v[i] * b.v[i]); }
+static inline vf vf_div(vf a, vf b) { EACH(a.v[i] / b.v[i]); }
+static inline vf vf_sqrt(vf a) { EACH(sqrtf(a.v[i])); }
+static inline vf vf_fma(vf a, vf b, vf c) { EACH(fma1(a.v[i], b.v[i], c.v[i])); }
+static inline vf vf_fnma(vf a, vf b, vf c) { EACH(fma1(-a.v[i], b.v[i], c.v[i])); }
+
+// Where a lane has a NaN, these give b: put the variable second to keep its NaN.
+static inline vf vf_max(vf a, vf b) { EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+static inline vf vf_min(vf a, vf b) { EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+
+// -|a|
+static inline vf vf_negabs(vf a) { EACH(float_of(bits_of(a.v[i]) | 0x80000000u)); }
+
+// a where x >= 0, else b
+static inline vf vf_if_ge0(vf x, vf a, vf b) { EACH(x.v[i] >= 0 ? a.v[i] : b.v[i]); }
+// +0 where x <= 0, else a
+static inline vf vf_zero_if_le0(vf x, vf a) { EACH(x.v[i] <= 0 ? 0.0f : a.v[i]); }
+// a where x > 0, else +0
+static inline vf vf_keep_if_gt0(vf x, vf a) { EACH(x.v[i] > 0 ? a.v[i] : 0.0f); }
+
+static inline float power_of_two(int32_t n) { return float_of(((uint32_t)n + 127u) << 23); }
+static inline float ldexp1(float p, float t, float magic) {
+  int32_t n = (int32_t)(bits_of(t) - bits_of(magic)), h = n >> 1;
+  return p * power_of_two(h) * power_of_two(n - h);
+}
+// p·2ⁿ with n = bits(t) - bits(magic), in two multiplications.
+static inline vf vf_ldexp(vf p, vf t, vf magic) { EACH(ldexp1(p.v[i], t.v[i], magic.v[i])); }
+
+// Whether a lane is infinite or NaN.
+static inline int vf_nonfinite(vf a) {
+  int r = 0;
+  LANES r |= (bits_of(a.v[i]) & 0x7f800000u) == 0x7f800000u;
+  return r;
+}
+
+// The sum of the lanes in the canonical order.
+static inline float vf_fold(vf a) {
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
+  }
+  return a.v[0];
+}
+
+static inline float vf_largest(vf a) {
+  float m = a.v[0];
+  LANES m = m > a.v[i] ? m : a.v[i];
+  return m;
+}
+
+// d[k·dd + i] = s[i·ld + k] for i, k < TW; rows from rows on count as zeros and are not read.
+static inline void transpose(float* restrict d, long dd, const float* restrict s, long ld, int rows) {
+  for (int k = 0; k < TW; k++) {
+    for (int i = 0; i < TW; i++) d[k * dd + i] = i < rows ? s[i * ld + k] : 0.0f;
+  }
+}

@@ -1,0 +1,74 @@
+package nn_test
+
+import (
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/farandole-ml/farandole/kernels"
+	"github.com/farandole-ml/farandole/kernels/nn"
+)
+
+// trained gives the bits of all parameters and moments, and the losses, after some steps of two unequal shards.
+func trained(t *testing.T, dev kernels.Device, m nn.Model, seq int) []uint32 {
+	t.Helper()
+	m.Init(5)
+	o, err := nn.NewAdamW(dev, m, nn.Hyper{Schedule: nn.Schedule{Peak: 0.01, Warmup: 2, Steps: 4}})
+	require.NoError(t, err)
+	var bits []uint32
+	for step := int64(1); step <= 4; step++ {
+		dev.Zero(m.GradBuffer())
+		b := m.RandomBatch(5, seq, uint64(step))
+		for _, part := range []nn.Batch{rows(b, 0, 2), rows(b, 2, 5)} {
+			require.NoError(t, m.Forward(part, 1/float32(5*seq)))
+			m.Backward()
+			loss, err := m.Loss()
+			require.NoError(t, err)
+			bits = append(bits, math.Float32bits(float32(loss)))
+		}
+		_, err := o.Update(step)
+		require.NoError(t, err)
+	}
+	first, second := o.Moments()
+	for _, buffer := range []kernels.Buffer{m.ParamBuffer(), first, second} {
+		for _, x := range download(t, dev, buffer) {
+			bits = append(bits, math.Float32bits(x))
+		}
+	}
+	return bits
+}
+
+func TestTrainingHasTheSameBitsOnEveryDevice(t *testing.T) {
+	// Odd sizes: no lane, tile or thread comes out even.
+	gpt := nn.GPTConfig{Vocab: 131, Context: 20, Layers: 1, Heads: 3, Width: 36}
+	mlp := nn.MLPConfig{Widths: []int{67, 45, 10}}
+	run := func(dev kernels.Device) (g, m []uint32) {
+		defer func() { require.NoError(t, dev.Close()) }()
+		return trained(t, dev, newGPT(t, dev, gpt), 19), trained(t, dev, newMLP(t, dev, mlp), 1)
+	}
+	wantGPT, wantMLP := run(kernels.NewReference())
+	for _, isa := range kernels.ISAs() {
+		for _, threads := range []int{1, 3} {
+			t.Run(fmt.Sprintf("%s %d", isa, threads), func(t *testing.T) {
+				dev, err := kernels.NewCPU(kernels.Config{ISA: isa, Threads: threads})
+				require.NoError(t, err)
+				gotGPT, gotMLP := run(dev)
+				requireBits(t, wantGPT, gotGPT)
+				requireBits(t, wantMLP, gotMLP)
+			})
+		}
+	}
+}
+
+// requireBits names the first difference; the values are too many to print.
+func requireBits(t *testing.T, want, got []uint32) {
+	t.Helper()
+	require.Len(t, got, len(want))
+	for i := range want {
+		if want[i] != got[i] {
+			t.Fatalf("element %d of %d: %v instead of %v", i, len(want), math.Float32frombits(got[i]), math.Float32frombits(want[i]))
+		}
+	}
+}

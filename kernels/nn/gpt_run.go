@@ -1,0 +1,193 @@
+package nn
+
+import (
+	"fmt"
+
+	"github.com/farandole-ml/farandole/kernels"
+)
+
+// gptRun is the activations of the shape [b, t], and whether they wait for a Backward.
+type gptRun struct {
+	b, t     int
+	grads    bool // the backward buffers are there
+	pending  bool // Forward ran with a scale, Backward did not yet
+	computed bool // losses are valid
+
+	tokens, targets kernels.Ints // [bt]
+
+	embedded kernels.Buffer // [bt, c]
+	layers   []layerRun
+	lnf      kernels.Buffer // [bt, c]
+	lnfMean  kernels.Buffer // [bt]
+	lnfRstd  kernels.Buffer
+	logits   kernels.Buffer // [bt, vocab]; the gradient once CrossEntropy ran
+	losses   kernels.Buffer // [bt]
+	sum      kernels.Buffer // [1]
+	branch   kernels.Buffer // [bt, c]: what a layer's half adds to the residual stream
+
+	dres    kernels.Buffer // [bt, c]: gradient of the residual stream
+	dnorm   kernels.Buffer // [bt, c]: gradient of a norm's output, or of attention's
+	dqkv    kernels.Buffer // [bt, 3c]
+	dhidden kernels.Buffer // [bt, 4c]: gradient of GELU's output
+	dfc     kernels.Buffer // [bt, 4c]: gradient of GELU's input
+	scratch kernels.Buffer // [b, heads, t, t]
+}
+
+// layerRun is what one layer keeps for its backward pass.
+type layerRun struct {
+	in                 kernels.Buffer // [bt, c]: the residual stream before the layer, another's out
+	ln1, mean1, rstd1  kernels.Buffer
+	qkv, att, attended kernels.Buffer // [bt, 3c], [b, heads, t, t], [bt, c]
+	mid                kernels.Buffer // [bt, c]: after attention
+	ln2, mean2, rstd2  kernels.Buffer
+	fc, gelu           kernels.Buffer // [bt, 4c]
+	out                kernels.Buffer // [bt, c]
+}
+
+// shape makes the activations those of [b, t]; grads asks for the backward pass's as well.
+func (m *GPT) shape(b, t int, grads bool) error {
+	r := &m.run
+	if r.b == b && r.t == t && (r.grads || !grads) {
+		return nil
+	}
+	r.b = 0 // not usable should an allocation fail
+	c, bt, att := m.cfg.Width, b*t, b*m.cfg.Heads*t*t
+	a := &m.acts
+	a.begin()
+	r.embedded, r.branch = a.take(bt*c), a.take(bt*c)
+	r.lnf, r.lnfMean, r.lnfRstd = a.take(bt*c), a.take(bt), a.take(bt)
+	r.logits, r.losses, r.sum = a.take(bt*m.cfg.Vocab), a.take(bt), a.take(1)
+	r.layers = r.layers[:0]
+	in := r.embedded
+	for range m.cfg.Layers {
+		l := layerRun{
+			in:  in,
+			ln1: a.take(bt * c), mean1: a.take(bt), rstd1: a.take(bt),
+			qkv: a.take(3 * bt * c), att: a.take(att), attended: a.take(bt * c),
+			mid: a.take(bt * c),
+			ln2: a.take(bt * c), mean2: a.take(bt), rstd2: a.take(bt),
+			fc: a.take(4 * bt * c), gelu: a.take(4 * bt * c),
+			out: a.take(bt * c),
+		}
+		r.layers = append(r.layers, l)
+		in = l.out
+	}
+	if grads { // last, so that their absence moves nothing
+		r.dres, r.dnorm, r.dqkv = a.take(bt*c), a.take(bt*c), a.take(3*bt*c)
+		r.dhidden, r.dfc, r.scratch = a.take(4*bt*c), a.take(4*bt*c), a.take(att)
+	}
+	if a.err != nil {
+		return a.err
+	}
+	if m.ints == nil || m.ints.Len() < 2*bt {
+		var err error
+		if m.ints, err = m.dev.AllocInts(2 * bt); err != nil {
+			return fmt.Errorf("nn: %d tokens: %w", 2*bt, err)
+		}
+	}
+	r.tokens, r.targets = m.ints.Slice(0, bt), m.ints.Slice(bt, bt)
+	r.b, r.t, r.grads = b, t, grads
+	return nil
+}
+
+// Forward computes the losses of b. See Model.
+func (m *GPT) Forward(b Batch, scale float32) error {
+	m.run.pending, m.run.computed = false, false
+	if err := m.check(b); err != nil {
+		return err
+	}
+	if err := m.shape(b.Rows, b.Seq, scale != 0); err != nil {
+		return err
+	}
+	bt := b.Rows * b.Seq
+	m.trunk(b.Tokens)
+	r, v := &m.run, m.cfg.Vocab
+	m.dev.UploadInts(r.targets, b.Targets)
+	m.dev.Linear(r.logits, r.lnf, m.wte.v, nil, bt, v, m.cfg.Width)
+	m.dev.CrossEntropy(r.losses, r.logits, r.targets, bt, v, scale)
+	m.dev.Sum(r.sum, r.losses)
+	r.pending, r.computed = scale != 0, true
+	return nil
+}
+
+// check finds what a device would panic at.
+func (m *GPT) check(b Batch) error {
+	if b.Rows < 1 || b.Seq < 1 || b.Seq > m.cfg.Context {
+		return fmt.Errorf("%w: %d sequences of %d tokens, context %d", ErrBatch, b.Rows, b.Seq, m.cfg.Context)
+	}
+	bt := b.Rows * b.Seq
+	if len(b.Tokens) != bt || len(b.Targets) != bt {
+		return fmt.Errorf("%w: %d tokens and %d targets where %d are due", ErrBatch, len(b.Tokens), len(b.Targets), bt)
+	}
+	for i, tok := range b.Tokens {
+		if tok < 0 || int(tok) >= m.cfg.Vocab {
+			return fmt.Errorf("%w: token %d at %d, vocabulary %d", ErrBatch, tok, i, m.cfg.Vocab)
+		}
+	}
+	for i, tok := range b.Targets {
+		if int(tok) >= m.cfg.Vocab {
+			return fmt.Errorf("%w: target %d at %d, vocabulary %d", ErrBatch, tok, i, m.cfg.Vocab)
+		}
+	}
+	return nil
+}
+
+// trunk runs everything below the output head; the activations have the shape of tokens.
+func (m *GPT) trunk(tokens []int32) {
+	d, r := m.dev, &m.run
+	b, t, c, heads := r.b, r.t, m.cfg.Width, m.cfg.Heads
+	bt := b * t
+	d.UploadInts(r.tokens, tokens)
+	d.Embed(r.embedded, m.wte.v, m.wpe.v, r.tokens, b, t, c)
+	x := r.embedded
+	for i := range m.blocks {
+		w, l := &m.blocks[i], &r.layers[i]
+		d.LayerNorm(l.ln1, l.mean1, l.rstd1, l.in, w.ln1G.v, w.ln1B.v, bt, c)
+		d.Linear(l.qkv, l.ln1, w.qkvW.v, w.qkvB.v, bt, 3*c, c)
+		d.Attention(l.attended, l.att, l.qkv, b, t, heads, c/heads)
+		d.Linear(r.branch, l.attended, w.projW.v, w.projB.v, bt, c, c)
+		d.Residual(l.mid, l.in, r.branch)
+		d.LayerNorm(l.ln2, l.mean2, l.rstd2, l.mid, w.ln2G.v, w.ln2B.v, bt, c)
+		d.Linear(l.fc, l.ln2, w.fcW.v, w.fcB.v, bt, 4*c, c)
+		d.GELU(l.gelu, l.fc)
+		d.Linear(r.branch, l.gelu, w.outW.v, w.outB.v, bt, c, 4*c)
+		d.Residual(l.out, l.mid, r.branch)
+		x = l.out
+	}
+	d.LayerNorm(r.lnf, r.lnfMean, r.lnfRstd, x, m.lnfG.v, m.lnfB.v, bt, c)
+}
+
+// Backward adds the gradient of the last Forward. The shared matrix gets the head's part first, the embedding's last.
+func (m *GPT) Backward() {
+	d, r := m.dev, &m.run
+	if !r.pending {
+		panic("nn: Backward without a Forward that had a scale")
+	}
+	r.pending = false
+	b, t, c, heads := r.b, r.t, m.cfg.Width, m.cfg.Heads
+	bt := b * t
+	d.LinearBackward(r.dnorm, m.wte.g, nil, r.logits, r.lnf, m.wte.v, bt, m.cfg.Vocab, c)
+	d.Zero(r.dres)
+	top := r.layers[len(r.layers)-1].out
+	d.LayerNormBackward(r.dres, m.lnfG.g, m.lnfB.g, r.dnorm, top, m.lnfG.v, r.lnfMean, r.lnfRstd, bt, c)
+	for i := len(m.blocks) - 1; i >= 0; i-- {
+		w, l := &m.blocks[i], &r.layers[i]
+		d.LinearBackward(r.dhidden, w.outW.g, w.outB.g, r.dres, l.gelu, w.outW.v, bt, c, 4*c)
+		d.GELUBackward(r.dfc, r.dhidden, l.fc)
+		d.LinearBackward(r.dnorm, w.fcW.g, w.fcB.g, r.dfc, l.ln2, w.fcW.v, bt, 4*c, c)
+		d.LayerNormBackward(r.dres, w.ln2G.g, w.ln2B.g, r.dnorm, l.mid, w.ln2G.v, l.mean2, l.rstd2, bt, c)
+		d.LinearBackward(r.dnorm, w.projW.g, w.projB.g, r.dres, l.attended, w.projW.v, bt, c, c)
+		d.AttentionBackward(r.dqkv, r.dnorm, l.qkv, l.att, r.scratch, b, t, heads, c/heads)
+		d.LinearBackward(r.dnorm, w.qkvW.g, w.qkvB.g, r.dqkv, l.ln1, w.qkvW.v, bt, 3*c, c)
+		d.LayerNormBackward(r.dres, w.ln1G.g, w.ln1B.g, r.dnorm, l.in, w.ln1G.v, l.mean1, l.rstd1, bt, c)
+	}
+	d.EmbedBackward(m.wte.g, m.wpe.g, r.dres, r.tokens, b, t, c)
+}
+
+// Loss is the sum of the last Forward's losses.
+func (m *GPT) Loss() (float64, error) {
+	if !m.run.computed {
+		panic("nn: Loss without a Forward")
+	}
+	return scalar(m.dev, m.run.sum)
+}

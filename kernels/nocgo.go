@@ -1,0 +1,8 @@
+//go:build !cgo
+
+package kernels
+
+// isas are the instruction sets that C code may have: none in this build.
+var isas []string
+
+func findNative(string) engine { return nil }

@@ -1,0 +1,67 @@
+// The operations of one instruction set. canonical.go defines what each computes, engine.go what the arguments mean.
+#ifndef FARANDOLE_OPS_H
+#define FARANDOLE_OPS_H
+
+#include <stdint.h>
+
+enum { LANE_COUNT = 16, BLOCK_K = 256, BLOCK_SUM = 4096 };
+
+typedef struct {
+  float lr, beta1, beta2, eps, decay, rest1, rest2, c1, c2, gscale;
+} adamw_factors;
+
+typedef struct {
+  const float *a, *b, *bias;
+  float* c;
+  long m, n, k, ai, ak, bk, bj;
+  int accumulate;
+} matmul_args;
+
+typedef struct {
+  float *out, *att;
+  const float* qkv;
+  float* dqkv;
+  const float* dout;
+  float* scratch;
+  long t, heads, hs;
+  float scale;
+} attention_args;
+
+typedef struct {
+  const char* name;
+  // How many floats of work memory matmul and the attentions need.
+  long (*matmul_work)(long m);
+  long (*attention_work)(long t, long hs);
+
+  void (*add)(float* dst, const float* a, const float* b, long n);
+  void (*scale)(float* x, float s, long n);
+  void (*gelu)(float* out, const float* x, long n);
+  void (*gelu_backward)(float* dx, const float* dout, const float* x, long n);
+  void (*relu)(float* out, const float* x, long n);
+  void (*relu_backward)(float* dx, const float* dout, const float* x, long n);
+  void (*adamw)(float* p, const float* g, float* m, float* v, long n, const adamw_factors* f);
+  void (*matmul)(const matmul_args* t, float* work, long i0, long i1, long j0, long j1);
+  void (*column_sums)(float* dst, const float* x, long rows, long n, long j0, long j1);
+  void (*embed)(float* out, const float* wte, const float* wpe, const int32_t* tokens, long t, long c, long i0, long i1);
+  void (*embed_backward)(float* dwte, float* dwpe, const float* dout, const int32_t* tokens, long rows, long t, long c,
+                         long j0, long j1);
+  void (*layernorm)(float* out, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, long c,
+                    long i0, long i1);
+  void (*layernorm_rows)(float* dx, const float* dout, const float* x, const float* gamma, const float* mean,
+                         const float* rstd, long c, long i0, long i1);
+  void (*layernorm_columns)(float* dgamma, float* dbeta, const float* dout, const float* x, const float* mean,
+                            const float* rstd, long rows, long c, long j0, long j1);
+  void (*attention)(const attention_args* t, float* work, long h0, long h1);
+  void (*attention_backward)(const attention_args* t, float* work, long h0, long h1);
+  void (*cross_entropy)(float* losses, float* logits, const int32_t* targets, long v, float scale, long i0, long i1);
+  void (*block_sums)(float* dst, const float* x, long n, int square, long b0, long b1);
+  long (*first_nonfinite)(const float* x, long n);
+  // fma_loop does rounds times fma_flops floating-point operations in registers and returns what depends on them.
+  float (*fma_loop)(long rounds, float x);
+  long fma_flops;
+} farandole_ops;
+
+// farandole_find gives the operations for "avx512", "avx2" or "portable", or NULL when this machine or build has not got them.
+const farandole_ops* farandole_find(const char* isa);
+
+#endif

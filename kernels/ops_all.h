@@ -1,0 +1,38 @@
+// The operations in terms of lanes, for one instruction set: include a lanes_*.h first.
+
+#include "ops_elements.h"
+#include "ops_rows.h"
+#include "ops_matmul.h"
+#include "ops_attention.h"
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define STRING_(a) #a
+#define STRING(a) STRING_(a)
+
+const farandole_ops JOIN(farandole_ops_, ISA) = {
+    .name = STRING(ISA),
+    .matmul_work = op_matmul_work,
+    .attention_work = op_attention_work,
+    .add = op_add,
+    .scale = op_scale,
+    .gelu = op_gelu,
+    .gelu_backward = op_gelu_backward,
+    .relu = op_relu,
+    .relu_backward = op_relu_backward,
+    .adamw = op_adamw,
+    .matmul = op_matmul,
+    .column_sums = op_column_sums,
+    .embed = op_embed,
+    .embed_backward = op_embed_backward,
+    .layernorm = op_layernorm,
+    .layernorm_rows = op_layernorm_rows,
+    .layernorm_columns = op_layernorm_columns,
+    .attention = op_attention,
+    .attention_backward = op_attention_backward,
+    .cross_entropy = op_cross_entropy,
+    .block_sums = op_block_sums,
+    .first_nonfinite = op_first_nonfinite,
+    .fma_loop = op_fma_loop,
+    .fma_flops = 2L * 16 * FMA_CHAINS,
+};

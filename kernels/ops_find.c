@@ -1,0 +1,25 @@
+//go:build cgo
+
+#include <string.h>
+
+#include "ops.h"
+
+extern const farandole_ops farandole_ops_portable;
+
+#if defined(__x86_64__)
+extern const farandole_ops farandole_ops_avx2, farandole_ops_avx512;
+#endif
+
+const farandole_ops* farandole_find(const char* isa) {
+#if defined(__x86_64__)
+  // These builtins ask the operating system too, whether it saves the wide registers.
+  __builtin_cpu_init();
+  int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+  if (strcmp(isa, "avx512") == 0 && avx512) return &farandole_ops_avx512;
+  if (strcmp(isa, "avx2") == 0 && avx2) return &farandole_ops_avx2;
+#endif
+  if (strcmp(isa, "portable") == 0) return &farandole_ops_portable;
+  return 0;
+}

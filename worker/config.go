@@ -1,0 +1,179 @@
+package worker
+
+import (
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/farandole-ml/farandole/elastic"
+)
+
+// What a worker does when the reduced gradient is not finite.
+const (
+	NaNStop = "stop" // the job fails and names step, shard and tensor
+	NaNSkip = "skip" // the step counts, its update is left out
+)
+
+// How gradients are summed.
+const (
+	ReduceTree = "tree" // the same bits for any world size
+	ReduceRing = "ring" // fewest bytes; deterministic for a fixed roster
+)
+
+// Config says which job a Session belongs to. The zero value trains alone.
+type Config struct {
+	Coordinator string           // host:port; empty means alone
+	Job         string           // id of the job
+	Member      elastic.MemberID // this worker; empty means one made from host and process
+	Host        string           // workers of equal Host share memory; empty means the host's name
+	LocalRank   int              // slot on the host
+	LocalWorld  int              // workers on this host; zero means 1
+
+	// Listen is the address of the data plane. Empty means 127.0.0.1:0.
+	Listen string
+
+	// Liveness is the one failure-detection knob (elastic.LimitsOf). Longer forgives slower hosts, shorter
+	// recovers faster. Zero means 1 s.
+	Liveness time.Duration
+
+	CheckpointDir   string // empty means no checkpoints
+	CheckpointEvery int64  // steps between checkpoints; zero means only one, at the end
+
+	Reduce  string // ReduceTree or ReduceRing; empty means tree
+	Wire    string // what gradients travel as: only "f32"; empty means f32
+	Threads int    // to compute with; zero means this worker's part of the host's
+	Device  string // for the program: auto, cpu, cuda; empty means auto
+	NaN     string // NaNStop or NaNSkip; empty means stop
+
+	// Fault injects one fault at a point of the protocol, for tests; nil means none.
+	Fault *Fault
+
+	Logger *slog.Logger // nil means slog.Default
+}
+
+// ConfigFromEnv reads the environment that an agent gives its workers.
+// Without FARANDOLE_COORDINATOR the worker trains alone; the other variables hold as well. A bad value is a *UsageError.
+func ConfigFromEnv() (Config, error) {
+	e := environment{}
+	c := Config{
+		Coordinator:     os.Getenv("FARANDOLE_COORDINATOR"),
+		Job:             os.Getenv("FARANDOLE_JOB"),
+		Member:          elastic.MemberID(os.Getenv("FARANDOLE_MEMBER")),
+		Host:            os.Getenv("FARANDOLE_HOST"),
+		LocalRank:       int(e.integer("FARANDOLE_LOCAL_RANK")),
+		LocalWorld:      int(e.integer("LOCAL_WORLD_SIZE")),
+		Listen:          os.Getenv("FARANDOLE_LISTEN"),
+		Liveness:        e.duration("FARANDOLE_LIVENESS"),
+		CheckpointDir:   os.Getenv("FARANDOLE_CHECKPOINT_DIR"),
+		CheckpointEvery: e.integer("FARANDOLE_CHECKPOINT_EVERY"),
+		Reduce:          os.Getenv("FARANDOLE_REDUCE"),
+		Wire:            os.Getenv("FARANDOLE_WIRE"),
+		Threads:         int(e.integer("FARANDOLE_THREADS")),
+		Device:          os.Getenv("FARANDOLE_DEVICE"),
+		NaN:             os.Getenv("FARANDOLE_NAN"),
+	}
+	level := slog.LevelWarn
+	if v := os.Getenv("FARANDOLE_LOG"); v != "" {
+		if err := level.UnmarshalText([]byte(v)); err != nil {
+			e.bad("FARANDOLE_LOG", v, "debug, info, warn or error")
+		}
+	}
+	c.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	if v := os.Getenv("FARANDOLE_FAULT"); v != "" {
+		f, err := ParseFault(v)
+		if err != nil {
+			return c, &UsageError{err.Error()}
+		}
+		c.Fault = f
+	}
+	if e.err != nil {
+		return c, e.err
+	}
+	return c, c.withDefaults().validate()
+}
+
+// environment parses variables and keeps the first mistake.
+type environment struct{ err error }
+
+func (e *environment) bad(name, value, want string) {
+	if e.err == nil {
+		e.err = &UsageError{fmt.Sprintf("%s=%q is not %s", name, value, want)}
+	}
+}
+
+func (e *environment) integer(name string) int64 {
+	v := os.Getenv(name)
+	if v == "" {
+		return 0
+	}
+	n, err := strconv.ParseInt(v, 10, 32)
+	if err != nil || n < 0 {
+		e.bad(name, v, "a whole number of zero or more")
+	}
+	return n
+}
+
+func (e *environment) duration(name string) time.Duration {
+	v := os.Getenv(name)
+	if v == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d <= 0 {
+		e.bad(name, v, "a positive duration such as 1s or 300ms")
+	}
+	return d
+}
+
+func (c Config) withDefaults() Config {
+	set := func(v *string, to string) {
+		if *v == "" {
+			*v = to
+		}
+	}
+	if c.Host == "" {
+		c.Host, _ = os.Hostname()
+	}
+	if c.Member == "" {
+		c.Member = elastic.MemberID(fmt.Sprintf("%s-%d-%s", c.Host, os.Getpid(), rand.Text()[:6]))
+	}
+	set(&c.Listen, "127.0.0.1:0")
+	set(&c.Reduce, ReduceTree)
+	set(&c.Wire, "f32")
+	set(&c.NaN, NaNStop)
+	set(&c.Device, "auto")
+	if c.Liveness <= 0 {
+		c.Liveness = time.Second
+	}
+	if c.LocalWorld < 1 {
+		c.LocalWorld = 1
+	}
+	if c.Threads < 1 {
+		c.Threads = max(1, runtime.GOMAXPROCS(0)/c.LocalWorld)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	bad := func(format string, args ...any) error { return &UsageError{fmt.Sprintf(format, args...)} }
+	switch {
+	case c.Coordinator != "" && c.Job == "":
+		return bad("FARANDOLE_COORDINATOR is set but FARANDOLE_JOB is not: start the program by farandole run, or unset both to train alone")
+	case c.Reduce != ReduceTree && c.Reduce != ReduceRing:
+		return bad("reduce %q is not known: use tree or ring", c.Reduce)
+	case c.Wire != "f32":
+		return bad("wire %q is not supported by this version: gradients travel as f32", c.Wire)
+	case c.NaN != NaNStop && c.NaN != NaNSkip:
+		return bad("NaN policy %q is not known: use stop or skip", c.NaN)
+	case c.CheckpointEvery < 0:
+		return bad("a checkpoint every %d steps is not possible: use 0 for one at the end", c.CheckpointEvery)
+	}
+	return nil
+}
