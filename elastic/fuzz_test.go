@@ -161,7 +161,7 @@ func FuzzStep(f *testing.F) {
 // far as a view, or the test would show nothing.
 func TestRandomEvents(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	views, jobs := 0, 1000
+	views, jobs := 0, 300
 	for range jobs {
 		b := make([]byte, 200+r.IntN(3000))
 		for i := range b {

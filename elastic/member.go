@@ -29,6 +29,7 @@ type member struct {
 	asked    bool
 	askedAt  time.Duration
 	answered bool
+	tried    bool // it was asked, and there could be no view; without somebody new there is no sense in asking again
 }
 
 // MemberStatus is a member as a dashboard shows it.
@@ -64,7 +65,7 @@ func (s *State) status(m *member) string {
 		return "fenced"
 	case s.phase == PhasePreparing && m.asked:
 		return "fencing"
-	case !m.inView && s.view != nil && s.view.World() >= s.room():
+	case !m.inView && s.view != nil && s.view.World() >= s.room(s.order):
 		return "spare"
 	case !m.inView:
 		return "joining"
@@ -128,9 +129,10 @@ func (s *State) joined(t time.Duration, e Joined) {
 	if s.phase == PhaseRecovering && s.view.RankOf(m.ID) >= 0 {
 		m.inView, m.rank = true, s.view.RankOf(m.ID)
 		delete(s.gone, m.ID)
-		s.group.best = max(s.group.best, e.Fence.Applied)
+		if e.Fence.HoldsState {
+			s.progress(t, m, e.Fence.Applied)
+		}
 	} else {
-		s.fresh++
 		s.note("join", m, "")
 	}
 	switch s.phase { // otherwise the next tick sees to it: a burst of joins costs no more than one look
@@ -239,7 +241,7 @@ func (s *State) lost(t time.Duration, e Lost) {
 func (s *State) departed(t time.Duration, e Departed) {
 	if m := s.touch(t, e.ID); m != nil && !m.leaving {
 		m.leaving, m.leftAt, m.why = true, t, e.Reason
-		if !m.inView && !m.asked {
+		if s.phase == PhaseRunning && !m.inView { // elsewhere it may be the only one with a state
 			s.remove(m, s.leaveReason(m))
 			s.afterLoss(t)
 			return

@@ -76,6 +76,8 @@ func TestRegressions(t *testing.T) {
 		{1575, "the place of a leaving member that died went to one worker too many"},
 		{49906, "a member without state kept the only place from a joiner who could read a checkpoint"},
 		{16062, "a leaving member outside the view was never called: its state was lost, and views followed each other"},
+		{1058049, "the step of a member in transfer passed for the group's progress: joins cut the transfer off, again and again"},
+		{1080984, "a member on probation passed for a new one: views were tried without it, again and again"},
 		{54104, "the last state that was left was of a lineage that had been left"},
 	} {
 		for _, inexact := range []bool{false, true} {
