@@ -295,7 +295,8 @@ func (s *Session) mend(g *generation, err error) error {
 	g.broken = true
 	peer := elastic.MemberID("")
 	var pe *collective.PeerError
-	if errors.As(err, &pe) && pe.Rank >= 0 && pe.Rank < g.world() {
+	moved := errors.Is(err, collective.ErrGenerationChanged) // it did as it was told: nobody is to blame
+	if errors.As(err, &pe) && !moved && pe.Rank >= 0 && pe.Rank < g.world() {
 		peer = g.view.Roster[pe.Rank].ID
 	}
 	g.abort(err) // the peers shall notice at once
