@@ -39,6 +39,7 @@ type fakeCoordinator struct {
 	applied  map[elastic.MemberID]elastic.Step // by heartbeat
 	ended    *elastic.Ended
 	changed  chan struct{}
+	start    chan struct{} // closed with the first view of policy.Start workers: no gradient is computed before
 }
 
 type attached struct {
@@ -61,7 +62,7 @@ func newCoordinator(t *testing.T, p elastic.Policy) *fakeCoordinator {
 	c := &fakeCoordinator{
 		t: t, policy: p, state: elastic.New(p), began: time.Now(), addr: "127.0.0.1:0",
 		streams: map[elastic.MemberID]*attached{}, finished: map[elastic.MemberID]*pb.Finished{},
-		applied: map[elastic.MemberID]elastic.Step{}, changed: make(chan struct{}),
+		applied: map[elastic.MemberID]elastic.Step{}, changed: make(chan struct{}), start: make(chan struct{}),
 	}
 	c.up()
 	t.Cleanup(c.down)
@@ -132,6 +133,13 @@ func (c *fakeCoordinator) feedLocked(e elastic.Event) {
 		case elastic.Announce:
 			if len(c.views) == 0 || c.views[len(c.views)-1].Generation < a.View.Generation {
 				c.views = append(c.views, a.View)
+				select {
+				case <-c.start:
+				default:
+					if a.View.World() >= c.policy.Start {
+						close(c.start)
+					}
+				}
 			}
 			c.tell(a.To, &pb.WorkerCommand{Of: &pb.WorkerCommand_View{View: viewToPB(a.View)}})
 		case elastic.Evict:

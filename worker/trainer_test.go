@@ -34,6 +34,7 @@ type linear struct {
 	setup         func()
 	finish        atomic.Int64
 	program       string
+	start         chan struct{} // no gradient before it is closed; nil: at once
 	err           error
 }
 
@@ -60,6 +61,13 @@ func (l *linear) Setup(_ context.Context, s *Session) error {
 }
 
 func (l *linear) Gradients(ctx context.Context, s elastic.Shard) (float64, error) {
+	if l.start != nil {
+		select {
+		case <-l.start:
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	}
 	if l.before != nil {
 		if err := l.before(ctx, s); err != nil {
 			return 0, err
@@ -149,6 +157,7 @@ func launch(c *fakeCoordinator, n int, l *linear, change func(cfg *Config, p *pr
 	if change != nil {
 		change(&s.cfg, p)
 	}
+	l.start = c.start
 	go func() {
 		defer close(p.done)
 		p.err = s.run(context.Background(), l)

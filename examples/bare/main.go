@@ -1,5 +1,5 @@
-// Command bare trains a logistic regression with its own loop and its own []float32 gradients, and shares them
-// with however many workers there are: "bare" alone and "farandole run --workers 4 -- bare" end with the same bits.
+// Command bare trains a logistic regression with its own loop and []float32 gradients, shared with all workers:
+// "bare" alone and "farandole run --workers 4 -- bare" end with the same bits.
 package main
 
 import (
@@ -39,7 +39,7 @@ func train(ctx context.Context, steps int64, shards int, seed uint64) error {
 	}
 	w, grad := make([]float32, features), make([]float32, features)
 	s.Plan(worker.Plan{Steps: steps, Shards: shards, Seed: seed, SamplesPerStep: int64(shards * perShard),
-		Program: "bare logistic regression", Class: "go " + runtime.GOARCH}) // math.Exp differs between architectures
+		Program: "bare", Class: "go " + runtime.GOARCH}) // math.Exp differs between architectures
 	s.Param("w", []int{features}, w, grad)
 	for s.Next(ctx) {
 		for _, shard := range s.Shards() {
@@ -48,7 +48,7 @@ func train(ctx context.Context, steps int64, shards int, seed uint64) error {
 				sample := (uint64(shard.Step)*uint64(shards)+uint64(shard.Index))*perShard + uint64(i)
 				loss += addGradient(grad, w, rand.New(rand.NewPCG(seed, sample)))
 			}
-			s.Add(shard, loss/perShard)
+			s.Add(shard, loss/perShard) // closes the shard: grad is zero again
 		}
 		if s.AllReduce(ctx) != nil {
 			continue // the membership changed: Next begins the step again
@@ -63,7 +63,7 @@ func train(ctx context.Context, steps int64, shards int, seed uint64) error {
 
 // addGradient adds the gradient of the sample that r draws and gives its loss.
 func addGradient(grad, w []float32, r *rand.Rand) float64 {
-	x, z, truth, label := make([]float32, features), float32(0), float32(0), 0.0
+	x, z, truth, label := [features]float32{}, float32(0), float32(0), 0.0
 	for i := range x {
 		x[i] = r.Float32()*2 - 1
 		z += w[i] * x[i]
@@ -73,8 +73,8 @@ func addGradient(grad, w []float32, r *rand.Rand) float64 {
 		label = 1
 	}
 	p := 1 / (1 + math.Exp(-float64(z)))
-	for i := range grad {
-		grad[i] += float32(p-label) * x[i]
+	for i, v := range x {
+		grad[i] += float32(p-label) * v
 	}
 	return -math.Log(max(1-math.Abs(label-p), 1e-12))
 }
