@@ -61,6 +61,7 @@ type Transport interface {
 // When an operation returns, nothing refers to its buffers any more, whether or not it failed.
 type Group struct {
 	tr     Transport
+	eager  Eager // tr, if it is one
 	tuning Tuning
 	state  state
 	out    []*sender // by rank; nil for this one
@@ -85,6 +86,7 @@ func NewTuned(tr Transport, t Tuning) *Group {
 			g.out[r] = newSender(g, r)
 		}
 	}
+	g.eager, _ = tr.(Eager)
 	g.state.marker, _ = tr.(Marker)
 	return g
 }

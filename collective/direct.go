@@ -1,5 +1,7 @@
 package collective
 
+import "github.com/farandole-ml/farandole/kernels"
+
 // direct is the one-round algorithm for small buffers: every rank sends what it has to every other rank, and each
 // computes the result for itself, all in the same order.
 type direct struct {
@@ -36,7 +38,7 @@ func (g *Group) directSum(b []float32) error {
 	}
 	copy(b, all[:n])
 	for r := 1; r < w; r++ {
-		add(b, b, all[n*r:n*(r+1)])
+		kernels.AddF32(b, b, all[n*r:n*(r+1)])
 	}
 	return nil
 }

@@ -1,6 +1,10 @@
 package collective
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/farandole-ml/farandole/kernels"
+)
 
 // ring passes segments around the ring of ranks. At step s a rank sends segment rank-s to its right neighbour and
 // gets segment rank-s-1 from its left one. In the first adds steps what comes is added to what is there, so that
@@ -60,7 +64,7 @@ func (r *ring) take(tr Transport, left int, at span, adds bool) error {
 		return err
 	}
 	sum := floatsOf(mine)
-	add(sum, sum, in)
+	kernels.AddF32(sum, sum, in)
 	return nil
 }
 

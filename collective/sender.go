@@ -8,68 +8,106 @@ type outbox interface {
 	message(to, k int) []byte
 }
 
-// sender hands one peer's messages to the transport, beside the operation's own goroutine, which receives.
-// Its goroutine starts with the first operation that sends to the peer and lives as long as the group, so that
-// an operation in steady state starts nothing and allocates nothing.
+// Eager is implemented by a Transport that can take a message without waiting, if the network has room for it.
+type Eager interface {
+	// TrySend is Send when that needs no waiting. False means that b has not been taken, or not all of it: the
+	// next call for this peer must be Send with the same b, which finishes.
+	TrySend(to int, b []byte) (bool, error)
+}
+
+// eagerBytes is the largest message that an operation sends by itself. For a larger one it pays to let another
+// goroutine send while the operation receives.
+const eagerBytes = 64 << 10
+
+// sender sends one peer's messages of the running operation: small ones at once on the operation's own goroutine; the
+// rest, from the first one that is large or that the transport cannot take at once, on a goroutine beside it.
+// That goroutine starts with the first operation that needs it and lives as long as the group, so that an operation
+// in steady state starts nothing and allocates nothing.
 type sender struct {
-	g       *Group
-	to      int
+	g  *Group
+	to int
+
+	// of the running operation
+	box   outbox
+	total int
+	next  int          // messages sent by the operation itself
+	ready atomic.Int64 // messages released so far
+	aside bool         // the goroutine has the rest
+
 	started bool
-	jobs    chan job
+	jobs    chan int      // messages that were sent before
 	wake    chan struct{} // something was released
 	ended   chan struct{} // the job is done or the group is dead
 	gone    chan struct{} // closed when the goroutine has ended
-	ready   atomic.Int64  // messages released so far
-}
-
-type job struct {
-	box   outbox
-	total int
 }
 
 func newSender(g *Group, to int) *sender {
 	return &sender{
 		g: g, to: to,
-		jobs:  make(chan job, 1),
+		jobs:  make(chan int, 1),
 		wake:  make(chan struct{}, 1),
 		ended: make(chan struct{}, 1),
 		gone:  make(chan struct{}),
 	}
 }
 
-// start makes sure that the sender's goroutine runs; it does not once the group is dead.
-func (s *sender) start() bool {
+// post starts sending total messages of box to rank to, the first ready of which may go at once.
+func (g *Group) post(to int, box outbox, ready, total int) *sender {
+	s := g.out[to]
+	s.box, s.total, s.next, s.aside = box, total, 0, false
+	s.ready.Store(int64(ready))
+	g.posted = append(g.posted, s)
+	s.push()
+	return s
+}
+
+// release lets one more message go, if there is one.
+func (s *sender) release() {
+	s.ready.Add(1)
+	if !s.aside {
+		s.push()
+		return
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// push sends what is ready, as far as that needs no waiting, and leaves the rest to the goroutine.
+func (s *sender) push() {
+	for ; s.next < min(int(s.ready.Load()), s.total); s.next++ {
+		b := s.box.message(s.to, s.next)
+		if len(b) == 0 {
+			continue
+		}
+		if s.g.eager == nil || len(b) > eagerBytes {
+			s.handOver()
+			return
+		}
+		if ok, err := s.g.eager.TrySend(s.to, b); err != nil {
+			s.g.fail(err) // the operation's next Recv, or its settle, returns it
+			return
+		} else if !ok {
+			s.handOver()
+			return
+		}
+	}
+}
+
+func (s *sender) handOver() {
 	st := &s.g.state
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.err != nil {
-		return false
+		return
 	}
 	if !s.started {
 		s.started = true
 		st.senders.Go(s.loop)
 	}
-	return true
-}
-
-// post starts sending total messages of box to rank to, the first ready of which may go at once.
-func (g *Group) post(to int, box outbox, ready, total int) *sender {
-	s := g.out[to]
-	if total > 0 && s.start() {
-		s.ready.Store(int64(ready))
-		g.posted = append(g.posted, s)
-		s.jobs <- job{box, total}
-	}
-	return s
-}
-
-// release lets one more message go.
-func (s *sender) release() {
-	s.ready.Add(1)
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.aside = true
+	s.jobs <- s.next
 }
 
 // settle ends the sending part of an operation whose receiving part ended with err. Once it returns, no sender
@@ -79,10 +117,13 @@ func (g *Group) settle(err error) error {
 		g.fail(err)
 	}
 	for _, s := range g.posted {
-		select {
-		case <-s.ended:
-		case <-s.gone: // the group died before the job was taken up
+		if s.aside {
+			select {
+			case <-s.ended:
+			case <-s.gone: // the group died before the job was taken up
+			}
 		}
+		s.box = nil
 	}
 	g.posted = g.posted[:0]
 	return g.state.failure()
@@ -92,8 +133,8 @@ func (s *sender) loop() {
 	defer close(s.gone)
 	for {
 		select {
-		case j := <-s.jobs:
-			s.run(j)
+		case from := <-s.jobs:
+			s.run(from)
 			s.ended <- struct{}{}
 		case <-s.g.state.over:
 			return
@@ -101,8 +142,8 @@ func (s *sender) loop() {
 	}
 }
 
-func (s *sender) run(j job) {
-	for k := range j.total {
+func (s *sender) run(from int) {
+	for k := from; k < s.total; k++ {
 		for int64(k) >= s.ready.Load() {
 			select {
 			case <-s.wake:
@@ -110,7 +151,7 @@ func (s *sender) run(j job) {
 				return
 			}
 		}
-		if b := j.box.message(s.to, k); len(b) > 0 {
+		if b := s.box.message(s.to, k); len(b) > 0 {
 			if err := s.g.tr.Send(s.to, b); err != nil {
 				s.g.fail(err)
 				return

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/farandole-ml/farandole/elastic"
+	"github.com/farandole-ml/farandole/kernels"
 )
 
 // tree reduces partials in the order of the reduction tree. The buffer has one segment for each rank. Every rank
@@ -156,7 +157,7 @@ func (t *tree) addTop(dst []float32, last bool) {
 		slot := t.take(len(dst))
 		v = operand{t.scratch[slot][:len(dst)], slot}
 	}
-	add(v.data, left.data, right.data)
+	kernels.AddF32(v.data, left.data, right.data)
 	for _, o := range [...]operand{left, right} {
 		if o.slot != v.slot {
 			t.give(o.slot)

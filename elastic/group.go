@@ -58,7 +58,7 @@ func (s *State) stallLimit() time.Duration {
 // progress takes note of a committed step of the current view.
 func (s *State) progress(t time.Duration, applied Step) {
 	g := &s.group
-	if applied <= g.best {
+	if applied <= g.best || applied > maxStep {
 		return
 	}
 	if g.resumed {
@@ -87,7 +87,7 @@ func (s *State) heard(t time.Duration, e Heard) {
 	if m == nil || !s.current(m, e.Generation) {
 		return
 	}
-	m.fence.Applied = max(m.fence.Applied, e.Applied)
+	m.fence.Applied = max(m.fence.Applied, min(e.Applied, maxStep))
 	if e.Moved > s.group.moved {
 		s.group.moved, s.group.progressAt = e.Moved, t
 	}
@@ -135,7 +135,7 @@ func (s *State) suspected(t time.Duration, e Suspected) {
 
 func (s *State) finished(t time.Duration, e Finished) {
 	m := s.touch(t, e.ID)
-	if m == nil || !s.current(m, e.Generation) || e.Step < s.view.Resume {
+	if m == nil || !s.current(m, e.Generation) || e.Step < s.view.Resume || e.Step > maxStep {
 		return
 	}
 	if !m.finished {

@@ -104,6 +104,10 @@ func (s *State) joined(t time.Duration, e Joined) {
 		s.reattached(t, m, e)
 		return
 	}
+	e.Fence = e.Fence.sane()
+	if e.Member.ID == "" {
+		return
+	}
 	if why := s.refusal(e); why != "" {
 		s.emit(Evict{ID: e.Member.ID, Reason: why, Final: true})
 		return
@@ -117,7 +121,7 @@ func (s *State) joined(t time.Duration, e Joined) {
 		return
 	}
 	// Only a coordinator that lost its store is behind its members; it must not use their generations again.
-	s.gen = max(s.gen, e.Fence.Generation)
+	s.seen = max(s.seen, e.Fence.Generation)
 	m := &member{Member: e.Member, fence: e.Fence, heard: t, joinedAt: t, eligible: t + s.probation(e.Member.ID), rank: -1}
 	s.members[m.ID] = m
 	s.order = append(s.order, m)
@@ -171,13 +175,27 @@ func (s *State) refusal(e Joined) string {
 // maxGeneration bounds what a member may claim, so that counting on from there cannot wrap.
 const maxGeneration = 1 << 62
 
+// maxStep bounds what a member may claim likewise.
+const maxStep = 1 << 62
+
+// sane takes what cannot be for a state that is not there.
+func (f Fence) sane() Fence {
+	if f.Applied < 0 || f.Applied > maxStep {
+		f.Applied, f.HoldsState, f.HoldsReduced = 0, false, false
+	}
+	if f.Checkpoint < 0 || f.Checkpoint > maxStep {
+		f.Checkpoint = 0
+	}
+	return f
+}
+
 // reattached repeats to a member what it may have missed while its stream was broken. The group itself may
 // train on all the time: no view changes for a control connection.
 func (s *State) reattached(t time.Duration, m *member, e Joined) {
 	m.detached = false
 	m.accused = 0
-	m.fence = e.Fence
-	s.gen = max(s.gen, min(e.Fence.Generation, maxGeneration))
+	m.fence = e.Fence.sane()
+	s.seen = max(s.seen, min(e.Fence.Generation, maxGeneration))
 	switch {
 	case s.phase == PhasePreparing && m.asked:
 		if m.answered { // the answer to come is the newer one

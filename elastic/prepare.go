@@ -9,7 +9,7 @@ import (
 
 // prepare starts the next generation: it is durable first, then everybody who may be in its view is fenced.
 func (s *State) prepare(t time.Duration, reason string, c cause) {
-	s.gen++
+	s.gen = max(s.gen, s.seen) + 1
 	s.phase, s.cause, s.reason, s.calledAt = PhasePreparing, c, reason, t
 	s.persist()
 	s.silent = 0
@@ -37,7 +37,7 @@ func (s *State) joiners(t time.Duration, n int) []*member {
 	var out, empty []*member
 	for _, m := range s.order {
 		switch {
-		case m.inView || m.asked || m.leaving || t < m.eligible:
+		case m.inView || m.asked || t < m.eligible:
 		case m.fence.HoldsState || m.fence.Checkpoint > 0:
 			out = append(out, m)
 		default:
@@ -70,7 +70,7 @@ func (s *State) fenced(t time.Duration, e Fenced) {
 	if !m.answered {
 		s.silent--
 	}
-	m.answered, m.fence = true, e.Fence
+	m.answered, m.fence = true, e.Fence.sane()
 	s.tryDecide(t)
 }
 
@@ -87,10 +87,10 @@ func (s *State) tryDecide(t time.Duration) {
 	}
 	slices.SortStableFunc(in, rosterOrder)
 	in, out := s.splitLeaving(in)
-	s.settle(t, in[:min(len(in), s.room())]) // one that was to leave may be gone; the last joiner waits again
 	for _, m := range out {
 		s.remove(m, s.leaveReason(m))
 	}
+	s.settle(t, in[:min(len(in), s.room())]) // one that was to leave may be gone; the last joiner waits again
 }
 
 // settle makes the view of in, who are all fenced, or waits when there cannot be one.
@@ -200,6 +200,11 @@ func (s *State) announce(t time.Duration, in []*member, r Step, sync []SyncPlan)
 	for rank, m := range in {
 		m.inView, m.rank = true, rank
 		s.emit(Announce{To: m.ID, View: v})
+	}
+	for _, m := range slices.Clone(s.order) {
+		if m.leaving && !m.inView {
+			s.remove(m, s.leaveReason(m))
+		}
 	}
 	s.note("view", nil, s.reason+resumeNote(sync, r))
 }

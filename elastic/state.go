@@ -36,6 +36,7 @@ type State struct {
 
 	phase   string
 	gen     Generation // highest ever used in a Prepare or a View
+	seen    Generation // highest that a member claims; above gen only when our store was set back
 	shards  int
 	view    *View  // last announced; never modified, since the driver holds it too
 	ledger  []Term // the last is the view's own and open
@@ -220,7 +221,7 @@ func (s *State) gather(t time.Duration) {
 	if s.fresh > 0 && n >= s.policy.Min && (n >= enough || t-last >= s.policy.Settle) {
 		reason := "the first view"
 		if s.view != nil {
-			reason = fmt.Sprintf("%d workers are there again", n)
+			reason = "enough workers are there again"
 		}
 		s.prepare(t, reason, causeJoin)
 		return
@@ -279,12 +280,12 @@ func (s *State) maxWorld() int {
 	return s.shards
 }
 
-// room is the largest world size of the next view: one more for each that leaves the present one, so that somebody can
-// take its state over.
+// room is the largest world size of the next view: one more for each that leaves, so that somebody can take its state
+// over.
 func (s *State) room() int {
 	n := s.maxWorld()
 	for _, m := range s.order {
-		if m.inView && m.leaving {
+		if m.leaving {
 			n++
 		}
 	}

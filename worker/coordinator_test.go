@@ -2,6 +2,7 @@ package worker
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -277,6 +278,31 @@ func (c *fakeCoordinator) until(what string, cond func() bool) {
 			c.t.Fatalf("still waiting: %s", what)
 		}
 	}
+}
+
+// seen reads what the coordinator got.
+func (c *fakeCoordinator) seen(read func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	read()
+}
+
+// viewsSoFar are the views announced, oldest first.
+func (c *fakeCoordinator) viewsSoFar() (v []*elastic.View) {
+	c.seen(func() { v = slices.Clone(c.views) })
+	return v
+}
+
+// report is a worker's last Finished.
+func (c *fakeCoordinator) report(id elastic.MemberID) (f *pb.Finished) {
+	c.seen(func() { f = c.finished[id] })
+	return f
+}
+
+// failures are the program errors that were reported, one at least.
+func (c *fakeCoordinator) failures() (f []*pb.Failed) {
+	c.until("a report of failure", func() bool { f = slices.Clone(c.failed); return len(f) > 0 })
+	return f
 }
 
 func (c *fakeCoordinator) world() int {

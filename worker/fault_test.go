@@ -122,7 +122,7 @@ func TestRandomKills(t *testing.T) {
 					killed++
 				}
 			}
-			t.Logf("%d of %d were killed in %d views", killed, victims, len(c.views))
+			t.Logf("%d of %d were killed in %d views", killed, victims, len(c.viewsSoFar()))
 		})
 	}
 }
@@ -196,10 +196,9 @@ func TestLaggardGetsReducedGradient(t *testing.T) {
 	c.atStep(9, "w0", "w1")
 	close(rejoin)
 	c.until("a view of three again", func() bool { return len(c.views) > 1 && c.world() == 3 })
-	c.mu.Lock()
-	v := c.views[len(c.views)-1]
+	views := c.viewsSoFar()
+	v := views[len(views)-1]
 	plan := v.Sync[v.RankOf("w2")]
-	c.mu.Unlock()
 	require.Equal(t, elastic.SyncReduced, plan.Kind)
 	close(g.open)
 	requireSame(c, want, procs...)
@@ -219,9 +218,7 @@ func TestJoinerGetsStateFromTwo(t *testing.T) {
 	c.until("a view of three", func() bool { return c.world() == 3 })
 	close(g.open)
 	requireSame(c, want, procs...)
-	c.mu.Lock()
-	plan := c.views[1].Sync[2]
-	c.mu.Unlock()
+	plan := c.viewsSoFar()[1].Sync[2]
 	require.Equal(t, elastic.SyncPlan{Kind: elastic.SyncState, From: []int{0, 1}}, plan)
 	require.Equal(t, int64(1), procs[2].s.Counters().Recoveries)
 }
@@ -308,9 +305,7 @@ func TestCoordinatorCutAndBack(t *testing.T) {
 				c.up()
 			}
 			requireSame(c, want, procs...)
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			require.Len(t, c.views, 1, "no view changed")
+			require.Len(t, c.viewsSoFar(), 1, "no view changed")
 		})
 	}
 }
@@ -366,7 +361,7 @@ func TestFlappingStreams(t *testing.T) {
 		c.until("all are back", func() bool { return len(c.hellos) == 3*(i+2) })
 	}
 	requireSame(c, want, procs...)
-	require.Len(t, c.views, 1)
+	require.Len(t, c.viewsSoFar(), 1)
 }
 
 // TestOwnLoop drives a Session without a Trainer, through a view change.
@@ -408,8 +403,8 @@ func TestOwnLoop(t *testing.T) {
 	for range 2 {
 		require.NoError(t, <-errs)
 	}
-	require.Equal(t, want, c.finished["a"].WeightsSha256)
-	require.Equal(t, want, c.finished["b"].WeightsSha256)
+	require.Equal(t, want, c.report("a").WeightsSha256)
+	require.Equal(t, want, c.report("b").WeightsSha256)
 }
 
 // TestForgottenCommit: a loop that drops an update is told so.

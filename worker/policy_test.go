@@ -44,9 +44,7 @@ func TestNaNStops(t *testing.T) {
 				require.Equal(t, 1, ExitCode(p.err))
 				require.Equal(t, int64(3), p.trainer.applied.Load())
 			}
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			require.NotEmpty(t, c.failed)
+			require.NotEmpty(t, c.failures())
 		})
 	}
 }
@@ -83,7 +81,7 @@ func TestPreempt(t *testing.T) {
 	close(g.open)
 	for _, p := range procs {
 		require.NoError(t, p.wait())
-		require.Equal(t, int64(10), c.finished[p.id].Step)
+		require.Equal(t, int64(10), c.report(p.id).Step)
 	}
 	d, err := checkpoint.Open(dir, false)
 	require.NoError(t, err)
@@ -91,8 +89,10 @@ func TestPreempt(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, elastic.Step(10), info.Step)
 	require.Equal(t, 2, info.Parts)
-	require.Len(t, c.saved, 1)
-	require.Equal(t, info.Bytes, c.saved[0].Bytes)
+	c.seen(func() {
+		require.Len(t, c.saved, 1)
+		require.Equal(t, info.Bytes, c.saved[0].Bytes)
+	})
 
 	next := newCoordinator(t, elastic.Policy{Min: 3})
 	procs = nil
@@ -100,7 +100,7 @@ func TestPreempt(t *testing.T) {
 		procs = append(procs, launch(next, i, newLinear(steps, shards), with))
 	}
 	requireSame(next, want, procs...)
-	require.Equal(t, elastic.Step(10), next.views[0].Resume)
+	require.Equal(t, elastic.Step(10), next.viewsSoFar()[0].Resume)
 
 	sum, err := runAlone(t, Config{CheckpointDir: dir}, newLinear(steps, shards))
 	require.NoError(t, err)
@@ -163,8 +163,9 @@ func TestJobResumesPastADamagedCheckpoint(t *testing.T) {
 		procs = append(procs, launch(c, i, newLinear(steps, shards), func(cfg *Config, _ *proc) { cfg.CheckpointDir = dir }))
 	}
 	requireSame(c, alone(t, newLinear(steps, shards)), procs...)
-	require.Equal(t, elastic.Step(10), c.views[0].Resume)
-	require.Equal(t, elastic.Step(9), c.views[len(c.views)-1].Resume)
+	views := c.viewsSoFar()
+	require.Equal(t, elastic.Step(10), views[0].Resume)
+	require.Equal(t, elastic.Step(9), views[len(views)-1].Resume)
 }
 
 func TestCheckpointOfAnotherJobIsRefused(t *testing.T) {
@@ -262,9 +263,9 @@ func TestProgramErrors(t *testing.T) {
 			for _, p := range []*proc{a, b} {
 				require.ErrorContains(t, p.wait(), c.text)
 			}
-			require.NotEmpty(t, co.failed)
-			require.Equal(t, c.code == 2, co.failed[0].Usage)
-			require.Contains(t, co.failed[0].Reason, c.text)
+			failed := co.failures()[0]
+			require.Equal(t, c.code == 2, failed.Usage)
+			require.Contains(t, failed.Reason, c.text)
 		})
 	}
 }
@@ -312,7 +313,7 @@ func TestRing(t *testing.T) {
 			procs = append(procs, launch(c, i, newLinear(steps, shards), ring))
 		}
 		require.NoError(t, procs[0].wait())
-		sum := c.finished["w0"].WeightsSha256
+		sum := c.report("w0").WeightsSha256
 		requireSame(c, sum, procs...)
 		sums = append(sums, sum)
 	}

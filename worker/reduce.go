@@ -52,6 +52,8 @@ func (s *Session) communicate(g *generation, a *accumulation) error {
 // originLen is what ranks tell each other of where a NaN came from: shard and tensor, four bytes each.
 const originLen = 8
 
+const originUnknown = "; the workers could not tell each other which shard brought it"
+
 // origin names the first shard and tensor, over all ranks, that brought a NaN or Inf into the step. All ranks come here
 // or none: they all have the same sum. When the group breaks meanwhile the origin stays unknown.
 func (s *Session) origin(c *step) string {
@@ -62,7 +64,7 @@ func (s *Session) origin(c *step) string {
 	if g := c.gen; g.group != nil {
 		all = make([]byte, originLen*g.world())
 		if err := g.group.AllGather(g.ctx, all, own); err != nil {
-			return "; the workers could not tell each other which shard brought it"
+			return originUnknown
 		}
 	}
 	shard, tensor := math.MaxInt, finite
@@ -89,10 +91,18 @@ func (s *Session) notFinite(ctx context.Context, c *step, origin string) error {
 		s.Commit(ctx)
 		return ErrSkipped
 	}
+	if origin == originUnknown { // a rank that knows more ends the job in these moments, unless it is the one that is lost
+		within, cancel := context.WithTimeout(ctx, failPatience*s.cfg.Liveness)
+		_ = s.watch(within, func() bool { return false })
+		cancel()
+	}
+	if s.pos.ending() != nil {
+		s.pos.settle(nil)
+		s.cur = nil
+		return collective.ErrClosed
+	}
 	err := fmt.Errorf("step %d: the gradient has a NaN or Inf%s; lower the learning rate, look at that shard's data, or use the policy skip",
 		c.number, origin)
-	s.pos.settle(nil)
-	s.cur = nil
 	s.fail(err)
 	return err
 }

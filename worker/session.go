@@ -380,9 +380,9 @@ func (s *Session) Commit(ctx context.Context) {
 	s.loss = s.vec.loss(s.plan.Shards)
 	s.cur = nil
 	s.pos.settle(func(f *elastic.Fence) {
-		f.Applied, f.HoldsState, f.HoldsReduced, f.Term = c.number, true, true, c.gen.number()
+		f.Applied, f.HoldsState, f.HoldsReduced, f.Term = c.number, true, true, s.term(c.gen.number())
 		if c.lag {
-			f.Term = c.gen.view.ResumeTerm
+			f.Term = s.term(c.gen.view.ResumeTerm)
 		}
 	})
 	s.counters.steps.Add(1)

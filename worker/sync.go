@@ -72,7 +72,7 @@ func (s *Session) form(g *generation) (lag bool, err error) {
 	err = s.agree(g)
 	s.pos.settle(func(f *elastic.Fence) {
 		if err == nil {
-			f.Term = g.view.ResumeTerm
+			f.Term = s.term(g.view.ResumeTerm)
 		}
 	})
 	if err != nil {
@@ -244,10 +244,19 @@ func (s *Session) receiveState(g *generation, from []int) error {
 	if err := eg.Wait(); err != nil {
 		return err
 	}
-	s.hold(g.view.Resume, g.view.ResumeTerm)
+	s.hold(g.view.Resume, s.term(g.view.ResumeTerm))
 	s.counters.recoveries.Add(1)
 	s.log.Info("state received", "gen", g.number(), "step", int64(g.view.Resume), "from", from, "took", time.Since(start))
 	return nil
+}
+
+// term is what a fence says of the generation that committed a step: nothing when the reduction is exact, since a step
+// then has the same result in whichever generation it was done.
+func (s *Session) term(g elastic.Generation) elastic.Generation {
+	if s.cfg.Reduce == ReduceTree {
+		return 0
+	}
+	return g
 }
 
 // unhold says that the state is about to be overwritten; hold, that it is that of a step.

@@ -194,9 +194,7 @@ func requireSame(c *fakeCoordinator, want string, procs ...*proc) {
 	c.t.Helper()
 	for _, p := range procs {
 		require.NoErrorf(c.t, p.wait(), "%s", p.id)
-		c.mu.Lock()
-		f := c.finished[p.id]
-		c.mu.Unlock()
+		f := c.report(p.id)
 		require.NotNilf(c.t, f, "%s did not report", p.id)
 		require.Equalf(c.t, want, f.WeightsSha256, "%s at step %d of generation %d", p.id, f.Step, f.Generation)
 	}

@@ -115,7 +115,7 @@ this machine's cores reach in registers at the same time.`,
 		},
 	}
 	o.addFlags(cmd, 10)
-	cmd.Flags().StringVar(&model, "model", "small", strings.Join(slices.Concat(nn.GPTNames(), nn.MLPNames()), ", "))
+	cmd.Flags().StringVar(&model, "model", "small", strings.Join(nn.GPTNames(), ", "))
 	cmd.Flags().IntVar(&batch, "batch", 4, "rows of a batch")
 	cmd.Flags().IntVar(&seq, "seq", 64, "tokens of a row; 1 for a perceptron")
 	return cmd

@@ -100,7 +100,7 @@ func (l *Listener) judge(h hello, parked *bool) (_ *forming, answer reply, chang
 	case h.version != version:
 		return no("protocol version %d here, %d there: run one release on all hosts", version, h.version)
 	case l.job != "" && h.job != l.job:
-		return no("this is job %q, not %q", l.job, h.job)
+		return no("this is job '%s', not '%s'", l.job, h.job)
 	case h.checksum != l.cfg.Checksum:
 		return no("message checksums are %v here and %v there: use one setting in the job", l.cfg.Checksum, h.checksum)
 	case h.generation < l.fence:

@@ -18,12 +18,15 @@ var ErrCorrupt = errors.New("corrupt data")
 // errLost is a connection's end without a goodbye.
 var errLost = errors.New("connection lost")
 
-// transport is one rank's place in a formed mesh. It implements collective.Transport and collective.Marker.
+// transport is one rank's place in a formed mesh; it has one goroutine, which watches the connections. It implements collective.Transport, Marker and Eager.
 type transport struct {
 	id       ID
 	peers    []*peer // by rank; nil for this one
 	checksum bool
 	op       collective.Op // written by Mark alone, while no Send and no Recv runs
+
+	watching sync.WaitGroup
+	checks   atomic.Int64 // that watch has made
 
 	over chan struct{} // closed by the first Abort
 	mu   sync.Mutex    // guards err
@@ -38,6 +41,8 @@ type peer struct {
 
 	sent   uint32
 	outHdr [headerBytes]byte
+	begun  bool // TrySend left a frame for Send to finish
+	gone   int  // bytes of that frame that were sent
 
 	received uint32
 	inHdr    [headerBytes]byte
@@ -55,6 +60,9 @@ func newTransport(id ID, conns []*net.TCPConn, cfg Config) (*transport, error) {
 		}
 		t.peers[r] = p
 	}
+	if cfg.Liveness > 0 {
+		t.watching.Go(func() { t.watch(cfg.Liveness) })
+	}
 	return t, nil
 }
 
@@ -66,21 +74,49 @@ func (t *transport) Mark(op collective.Op) { t.op = op }
 
 func (t *transport) Send(to int, b []byte) error {
 	p := t.peers[to]
-	if !p.sending.CompareAndSwap(false, true) {
+	if !p.begun && !t.begin(p, b) {
 		return t.cause()
 	}
+	p.begun = false
+	if err := p.wire.write(p.outHdr[:], b, p.gone); err != nil {
+		return t.fail(p, fmt.Errorf("%w: %w", errLost, err))
+	}
+	p.sending.Store(false)
+	return nil
+}
+
+// TrySend implements collective.Eager.
+func (t *transport) TrySend(to int, b []byte) (bool, error) {
+	p := t.peers[to]
+	if !t.begin(p, b) {
+		return false, t.cause()
+	}
+	n, err := p.wire.tryWrite(p.outHdr[:], b)
+	if err != nil {
+		return false, t.fail(p, fmt.Errorf("%w: %w", errLost, err))
+	}
+	if n < len(p.outHdr)+len(b) {
+		p.begun, p.gone = true, n
+		return false, nil
+	}
+	p.sending.Store(false)
+	return true, nil
+}
+
+// begin takes the outgoing stream for a frame with message b; false means that Abort has it.
+func (t *transport) begin(p *peer, b []byte) bool {
+	if !p.sending.CompareAndSwap(false, true) {
+		return false
+	}
 	p.sent++
+	p.gone = 0
 	h := header{op: t.op, bytes: uint64(len(b)), number: p.sent}
 	if t.checksum {
 		h.flags |= flagChecksum
 		h.checksum = crc32.Checksum(b, castagnoli)
 	}
 	h.encode(&p.outHdr)
-	if err := p.wire.write(p.outHdr[:], b); err != nil {
-		return t.fail(p, fmt.Errorf("%w: %w", errLost, err))
-	}
-	p.sending.Store(false)
-	return nil
+	return true
 }
 
 func (t *transport) Recv(from int, b []byte) error {
@@ -158,7 +194,7 @@ func (t *transport) Abort(cause error) {
 			if frame == nil {
 				frame = farewell(cause)
 			}
-			p.wire.tryWrite(frame)
+			p.wire.tryWrite(frame, nil)
 		}
 		p.wire.close()
 	}
@@ -167,5 +203,6 @@ func (t *transport) Abort(cause error) {
 // Close implements collective.Transport. What was sent is with the kernel already, which delivers it.
 func (t *transport) Close() error {
 	t.Abort(collective.ErrClosed)
+	t.watching.Wait()
 	return nil
 }

@@ -23,10 +23,18 @@ type vector struct {
 	call   uintptr   // SYS_READV or SYS_WRITEV
 	rest   [2][]byte // what is still to be moved
 	pieces [2]syscall.Iovec
-	n      int // bytes moved by the last step
+	tries  int // how often to try before the goroutine is parked; 0 never parks it
+	n      int // bytes moved by the last step; 0 with no error: nothing could be moved, or the end of the stream
 	err    error
 	step   func(fd uintptr) bool // made once: a closure for each call would be an allocation
 }
+
+// A goroutine that is parked and woken costs a small message several times what its way through the kernel costs.
+// So a receiver of one looks for it spinTries times, letting other threads run in between, before it is parked.
+const (
+	spinBytes = 64 << 10
+	spinTries = 50
+)
 
 func (w *wire) init(c *net.TCPConn, liveness time.Duration) error {
 	raw, err := c.SyscallConn()
@@ -42,56 +50,56 @@ func (w *wire) init(c *net.TCPConn, liveness time.Duration) error {
 func (v *vector) init(raw syscall.RawConn, call uintptr) {
 	v.raw, v.call = raw, call
 	v.step = func(fd uintptr) bool {
-		for {
+		for try := 1; ; {
 			n, _, errno := syscall.Syscall(v.call, fd, uintptr(unsafe.Pointer(&v.pieces)), uintptr(len(v.pieces)))
+			v.n, v.err = 0, nil
 			switch errno {
 			case 0:
-				v.n, v.err = int(n), nil
+				v.n = int(n)
 				return true
 			case syscall.EINTR:
 			case syscall.EAGAIN:
-				return false
+				if try >= v.tries {
+					return v.tries == 0
+				}
+				try++
+				syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 			default:
-				v.n, v.err = 0, errno
+				v.err = errno
 				return true
 			}
 		}
 	}
 }
 
-// load makes a then b the pieces of the next steps.
-func (v *vector) load(a, b []byte) {
+// load makes a then b, without their first skip bytes, the pieces of the next steps.
+func (v *vector) load(a, b []byte, skip int) {
 	v.rest = [2][]byte{a, b}
-	v.point()
+	v.advance(skip)
 }
 
 // advance drops the first n bytes of the pieces.
 func (v *vector) advance(n int) {
 	for i, p := range v.rest {
 		k := min(n, len(p))
-		v.rest[i] = p[k:]
 		n -= k
-	}
-	v.point()
-}
-
-// point makes the system call's pieces those of rest.
-func (v *vector) point() {
-	for i, p := range v.rest {
+		p = p[k:]
+		v.rest[i] = p
 		v.pieces[i].Base = unsafe.SliceData(p)
 		v.pieces[i].SetLen(len(p))
 	}
 }
 
 // drop forgets the caller's memory.
-func (v *vector) drop() { v.load(nil, nil) }
+func (v *vector) drop() { v.load(nil, nil, 0) }
 
-// write writes a then b.
-func (w *wire) write(a, b []byte) error {
+// write writes a then b, without their first skip bytes.
+func (w *wire) write(a, b []byte, skip int) error {
 	v := &w.out
-	v.load(a, b)
+	v.load(a, b, skip)
 	defer v.drop()
-	for left := len(a) + len(b); left > 0; {
+	v.tries = 1
+	for left := len(a) + len(b) - skip; left > 0; {
 		if err := v.raw.Write(v.step); err != nil {
 			return err
 		}
@@ -104,11 +112,35 @@ func (w *wire) write(a, b []byte) error {
 	return nil
 }
 
+// tryWrite writes a then b as far as it can be done without waiting; it returns the number of bytes written.
+func (w *wire) tryWrite(a, b []byte) (int, error) {
+	v := &w.out
+	v.load(a, b, 0)
+	defer v.drop()
+	v.tries = 0
+	total := 0
+	for total < len(a)+len(b) {
+		if err := v.raw.Write(v.step); err != nil {
+			return total, err
+		}
+		if v.err != nil || v.n == 0 {
+			return total, v.err
+		}
+		total += v.n
+		v.advance(v.n)
+	}
+	return total, nil
+}
+
 // read fills a, and b as far as it comes without waiting; it returns the number of bytes in b.
 func (w *wire) read(a, b []byte) (int, error) {
 	v := &w.in
-	v.load(a, b)
+	v.load(a, b, 0)
 	defer v.drop()
+	v.tries = 1
+	if len(a)+len(b) <= spinBytes {
+		v.tries = spinTries
+	}
 	total := 0
 	for total < len(a) {
 		if err := v.raw.Read(v.step); err != nil {
@@ -126,13 +158,6 @@ func (w *wire) read(a, b []byte) (int, error) {
 	return total - len(a), nil
 }
 
-// tryWrite writes what fits without waiting.
-func (w *wire) tryWrite(b []byte) {
-	w.in.raw.Control(func(fd uintptr) {
-		unix.SendmsgN(int(fd), b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	})
-}
-
 // close ends both directions; pending calls return at once.
 func (w *wire) close() {
 	// Unread input would make the kernel reset the connection, and what was sent last might be lost: drop it.
@@ -147,5 +172,3 @@ func (w *wire) close() {
 	})
 	w.conn.Close()
 }
-
-func (w *wire) tune(time.Duration) error { return w.conn.SetNoDelay(true) }

@@ -1,0 +1,353 @@
+package tcp
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/elastic"
+)
+
+// attempt is a Connect that runs beside the test.
+type attempt struct {
+	tr  collective.Transport
+	err error
+}
+
+func connect(t testing.TB, l *Listener, id ID, addrs []string) <-chan attempt {
+	done := make(chan attempt, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tr, err := l.Connect(ctx, id, addrs)
+		done <- attempt{tr, err}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return done
+}
+
+// until waits for a state of the listener.
+func (l *Listener) until(t testing.TB, what func() bool) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return what()
+	}, patience, time.Millisecond)
+}
+
+func requireWorks(t testing.TB, attempts ...<-chan attempt) {
+	t.Helper()
+	var wg sync.WaitGroup
+	errs := make([]error, len(attempts))
+	for i, a := range attempts {
+		wg.Go(func() {
+			got := <-a
+			if errs[i] = got.err; got.err == nil {
+				g := collective.New(got.tr)
+				defer g.Close()
+				errs[i] = g.AllReduce(context.Background(), make([]float32, 1000))
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+}
+
+func id(gen elastic.Generation, rank int) ID { return ID{Job: "test", Generation: gen, Rank: rank} }
+
+func TestAnEarlyPeerWaits(t *testing.T) {
+	l, addrs := listen(t, 3, Config{})
+	second := connect(t, l[1], id(7, 1), addrs)
+	third := connect(t, l[2], id(7, 2), addrs)
+	l[0].until(t, func() bool { return l[0].parked == 2 })
+	requireWorks(t, second, third, connect(t, l[0], id(7, 0), addrs))
+	require.Zero(t, l[0].parked)
+}
+
+func TestAnEarlyPeerIsToldToTryAgain(t *testing.T) {
+	l, addrs := listen(t, 2, Config{ParkTimeout: time.Millisecond})
+	second := connect(t, l[1], id(1, 1), addrs)
+	seen := 0
+	l[0].until(t, func() bool { seen += l[0].parked; return seen > 0 && l[0].parked == 0 })
+	requireWorks(t, second, connect(t, l[0], id(1, 0), addrs))
+}
+
+func TestEarlyPeersAreBounded(t *testing.T) {
+	l, addrs := listen(t, 6, Config{MaxParked: 2})
+	var waiting []<-chan attempt
+	for r := 1; r < 6; r++ {
+		waiting = append(waiting, connect(t, l[r], id(1, r), addrs))
+	}
+	l[0].until(t, func() bool {
+		require.LessOrEqual(t, l[0].parked, 2)
+		return l[0].parked == 2
+	})
+	requireWorks(t, append(waiting, connect(t, l[0], id(1, 0), addrs))...)
+}
+
+func TestAPeerThatIsNotUpYetIsDialledAgain(t *testing.T) {
+	l, addrs := listen(t, 2, Config{})
+	require.NoError(t, l[0].Close())
+	second := connect(t, l[1], id(1, 1), addrs)
+	l[1].until(t, func() bool { return l[1].forming[1] != nil })
+	again, err := Listen(addrs[0], Config{})
+	require.NoError(t, err)
+	defer again.Close()
+	requireWorks(t, second, connect(t, again, id(1, 0), addrs))
+}
+
+func TestALowerGenerationIsRefused(t *testing.T) {
+	l, addrs := listen(t, 2, Config{})
+	early := connect(t, l[1], id(4, 1), addrs)
+	l[0].until(t, func() bool { return l[0].parked == 1 })
+	l[0].Fence(5)
+	for _, a := range []<-chan attempt{early, connect(t, l[1], id(3, 1), addrs), connect(t, l[0], id(4, 0), addrs)} {
+		err := (<-a).err
+		require.ErrorIs(t, err, collective.ErrGenerationChanged)
+		require.ErrorContains(t, err, "generation 5 is due")
+	}
+	l[0].Fence(2) // never back
+	require.ErrorIs(t, (<-connect(t, l[0], id(4, 0), addrs)).err, collective.ErrGenerationChanged)
+	requireWorks(t, connect(t, l[0], id(5, 0), addrs), connect(t, l[1], id(5, 1), addrs))
+}
+
+func TestAFenceEndsAFormation(t *testing.T) {
+	l, addrs := listen(t, 2, Config{})
+	for rank := range 2 {
+		a := connect(t, l[rank], id(1, rank), addrs)
+		if rank == 1 {
+			require.NoError(t, l[0].Close()) // never answers
+		}
+		l[rank].until(t, func() bool { return l[rank].forming[1] != nil })
+		l[rank].Fence(2)
+		require.ErrorIs(t, (<-a).err, collective.ErrGenerationChanged, "rank %d", rank)
+	}
+}
+
+func TestAWrongPeerIsRefused(t *testing.T) {
+	good := hello{version: version, job: "test", generation: 1, from: 1, to: 0, world: 3}
+	cases := map[string]struct {
+		change func(h *hello)
+		text   string
+	}{
+		"version":      {func(h *hello) { h.version++ }, "protocol version"},
+		"job":          {func(h *hello) { h.job = "other" }, "this is job 'test', not 'other'"},
+		"checksum":     {func(h *hello) { h.checksum = true }, "checksums"},
+		"world":        {func(h *hello) { h.world = 4 }, "world of 3 here, 4 there"},
+		"address":      {func(h *hello) { h.from, h.to = 2, 1 }, "this is rank 0"},
+		"direction":    {func(h *hello) { h.from = 0 }, "must wait"},
+		"a third rank": {func(h *hello) { h.from = 2 }, ""},
+	}
+	l, addrs := listen(t, 3, Config{})
+	first := connect(t, l[0], id(1, 0), addrs)
+	l[0].until(t, func() bool { return l[0].forming[1] != nil })
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			h := good
+			c.change(&h)
+			conn, err := net.Dial("tcp", addrs[0])
+			require.NoError(t, err)
+			defer conn.Close()
+			err = l[1].introduceAs(conn, h)
+			if c.text == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorIs(t, err, errRefused)
+			require.ErrorContains(t, err, c.text)
+		})
+	}
+	l[0].until(t, func() bool { return l[0].forming[1].seats[2] == taken })
+	conn, err := net.Dial("tcp", addrs[0])
+	require.NoError(t, err)
+	defer conn.Close()
+	h := good
+	h.from = 2
+	require.ErrorContains(t, l[1].introduceAs(conn, h), "two processes claim it")
+	require.NoError(t, l[0].Close())
+	require.ErrorIs(t, (<-first).err, net.ErrClosed)
+}
+
+func (l *Listener) introduceAs(c net.Conn, h hello) error { return l.introduce(c.(*net.TCPConn), h) }
+
+func TestALostHandshakeLeavesThePlaceFree(t *testing.T) {
+	l, addrs := listen(t, 2, Config{})
+	first := connect(t, l[0], id(1, 0), addrs)
+	conn, err := net.Dial("tcp", addrs[0])
+	require.NoError(t, err)
+	_, err = conn.Write(hello{version: version, job: "test", generation: 1, from: 1, to: 0, world: 2}.append(nil))
+	require.NoError(t, err)
+	_, err = readReply(conn)
+	require.NoError(t, err)
+	require.NoError(t, conn.Close()) // without the confirmation
+	requireWorks(t, first, connect(t, l[1], id(1, 1), addrs))
+}
+
+func TestConnectNamesWhoIsMissing(t *testing.T) {
+	cause := errors.New("out of patience")
+	for rank, missing := range []int{1, 0} {
+		l, addrs := listen(t, 2, Config{})
+		require.NoError(t, l[missing].Close())
+		ctx, cancel := context.WithCancelCause(context.Background())
+		failed := make(chan error, 1)
+		go func() {
+			_, err := l[rank].Connect(ctx, id(1, rank), addrs)
+			failed <- err
+		}()
+		l[rank].until(t, func() bool { return l[rank].forming[1] != nil })
+		cancel(cause)
+		err := <-failed
+		require.ErrorIs(t, err, cause)
+		var pe *collective.PeerError
+		require.ErrorAs(t, err, &pe)
+		require.Equal(t, missing, pe.Rank, "%v", err)
+		require.ErrorContains(t, err, addrs[missing])
+	}
+}
+
+func TestConnectIsOncePerGeneration(t *testing.T) {
+	l, addrs := listen(t, 1, Config{})
+	requireWorks(t, connect(t, l[0], id(1, 0), addrs))
+	require.ErrorContains(t, (<-connect(t, l[0], id(1, 0), addrs)).err, "already")
+	require.ErrorContains(t, (<-connect(t, l[0], ID{Job: "other", Generation: 2}, addrs)).err, `"test"`)
+	require.ErrorContains(t, (<-connect(t, l[0], id(0, 0), addrs)).err, "generation 0")
+	require.ErrorContains(t, (<-connect(t, l[0], id(2, 1), addrs)).err, "out of range")
+	requireWorks(t, connect(t, l[0], id(2, 0), addrs))
+}
+
+// garbage gives what strangers send.
+func garbage() [][]byte {
+	h := hello{version: version, job: "test", generation: 1, from: 1, to: 0, world: 2}.append(nil)
+	change := func(at int, v ...byte) []byte {
+		b := bytes.Clone(h)
+		copy(b[at:], v)
+		return b
+	}
+	claim := change(10, 0xff, 0xff) // a job name of 64 KiB
+	foreign := change(12, 4, 3, 2, 1)
+	clear(foreign[40:44])
+	binary.LittleEndian.PutUint32(foreign[40:], crc32.Checksum(foreign, castagnoli))
+	all := [][]byte{
+		nil, {0}, []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), h[:20], h[:helloBytes], claim, foreign,
+		change(40, 1, 2, 3, 4), change(24, 0xff, 0xff, 0xff, 0xff), append(bytes.Clone(claim), make([]byte, 1<<16)...),
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 50 {
+		b := make([]byte, rng.IntN(300))
+		for i := range b {
+			b[i] = byte(rng.Uint32())
+		}
+		all = append(all, b)
+	}
+	return all
+}
+
+func TestGarbageChangesNothing(t *testing.T) {
+	l, addrs := listen(t, 2, Config{MaxPending: 8})
+	pour := func() {
+		for _, b := range garbage() {
+			c, err := net.Dial("tcp", addrs[0])
+			require.NoError(t, err)
+			c.Write(b)
+			c.(*net.TCPConn).CloseWrite()
+			io.Copy(io.Discard, c) // until the listener closes it
+			c.Close()
+		}
+	}
+	pour()
+	first := connect(t, l[0], id(1, 0), addrs)
+	pour()
+	second := connect(t, l[1], id(1, 1), addrs)
+	a, b := <-first, <-second
+	require.NoError(t, a.err)
+	require.NoError(t, b.err)
+	pour()
+	requireWorks(t, done(a), done(b))
+	l[0].until(t, func() bool { return len(l[0].pending) == 0 && l[0].parked == 0 })
+}
+
+func done(a attempt) <-chan attempt {
+	c := make(chan attempt, 1)
+	c <- a
+	return c
+}
+
+func TestSilentClientsKeepNobodyOut(t *testing.T) {
+	l, addrs := listen(t, 2, Config{MaxPending: 4, HandshakeTimeout: patience})
+	const clients = 20
+	closed := make(chan struct{}, clients)
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	for range clients {
+		c, err := net.Dial("tcp", addrs[0])
+		require.NoError(t, err)
+		defer c.Close()
+		reading.Go(func() {
+			c.Read(make([]byte, 1))
+			closed <- struct{}{}
+		})
+	}
+	for range clients - 4 {
+		<-closed // displaced
+	}
+	l[0].until(t, func() bool { return len(l[0].pending) == 4 })
+	requireWorks(t, connect(t, l[0], id(1, 0), addrs), connect(t, l[1], id(1, 1), addrs))
+}
+
+func TestASlowHandshakeEnds(t *testing.T) {
+	l, addrs := listen(t, 1, Config{HandshakeTimeout: 20 * time.Millisecond})
+	c, err := net.Dial("tcp", addrs[0])
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = c.Write([]byte(helloMagic))
+	require.NoError(t, err)
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+	_, err = c.Read(make([]byte, 1))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, context.DeadlineExceeded)
+	l[0].until(t, func() bool { return len(l[0].pending) == 0 })
+}
+
+func FuzzHello(f *testing.F) {
+	for _, b := range garbage() {
+		f.Add(b)
+	}
+	f.Add(hello{version: version, job: "j", generation: 9, from: 2, to: 1, world: 3, checksum: true}.append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := readHello(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		again, err := readHello(bytes.NewReader(h.append(nil)))
+		require.NoError(t, err)
+		require.Equal(t, h, again)
+	})
+}
+
+func FuzzReply(f *testing.F) {
+	f.Add(reply{refused, 7, "because"}.append(nil))
+	f.Add([]byte(replyMagic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := readReply(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		again, err := readReply(bytes.NewReader(r.append(nil)))
+		require.NoError(t, err)
+		require.Equal(t, r, again)
+	})
+}

@@ -1,0 +1,209 @@
+package tcp
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/farandole-ml/farandole/collective"
+)
+
+// halfMesh gives rank 0 of a group of two, and the other end of its connection for the test to play rank 1.
+func halfMesh(t *testing.T, cfg Config) (*transport, *net.TCPConn) {
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer socket.Close()
+	far, err := net.Dial("tcp", socket.Addr().String())
+	require.NoError(t, err)
+	near, err := socket.Accept()
+	require.NoError(t, err)
+	tr, err := newTransport(id(1, 0), []*net.TCPConn{nil, near.(*net.TCPConn)}, cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { tr.Close(); far.Close() })
+	return tr, far.(*net.TCPConn)
+}
+
+func frame(h header, message []byte) []byte {
+	var b [headerBytes]byte
+	h.encode(&b)
+	return append(b[:], message...)
+}
+
+func TestACorruptFrameIsFound(t *testing.T) {
+	op := collective.Op{Kind: collective.OpBarrier, Seq: 3}
+	message := []byte("a message")
+	good := header{op: op, bytes: uint64(len(message)), number: 1}
+	flip := func(b []byte, at int) []byte { b[at] ^= 4; return b }
+	summed := good
+	summed.flags, summed.checksum = flagChecksum, 1
+	second := good
+	second.number = 2
+	long := good
+	long.bytes = 1 << 40
+	cases := map[string]struct {
+		frame    []byte
+		checksum bool
+		want     error
+	}{
+		"magic":          {flip(frame(good, message), 0), false, ErrCorrupt},
+		"header":         {flip(frame(good, message), 25), false, ErrCorrupt},
+		"garbage":        {make([]byte, 1000), false, ErrCorrupt},
+		"number":         {frame(second, message), false, ErrCorrupt},
+		"message":        {frame(summed, message), true, ErrCorrupt},
+		"length":         {frame(long, message), false, new(collective.OutOfStepError)},
+		"cut in header":  {frame(good, nil)[:7], false, errLost},
+		"cut in message": {frame(good, message[:3]), false, errLost},
+		"nothing":        {nil, false, errLost},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			tr, far := halfMesh(t, Config{Checksum: c.checksum})
+			tr.Mark(op)
+			_, err := far.Write(c.frame)
+			require.NoError(t, err)
+			require.NoError(t, far.CloseWrite())
+			err = tr.Recv(1, make([]byte, len(message)))
+			var pe *collective.PeerError
+			require.ErrorAs(t, err, &pe)
+			require.Equal(t, 1, pe.Rank)
+			require.Equal(t, "barrier", pe.Op)
+			if _, ok := c.want.(*collective.OutOfStepError); ok {
+				require.ErrorAs(t, err, &c.want)
+			} else {
+				require.ErrorIs(t, err, c.want)
+			}
+			require.Equal(t, err, tr.Send(1, message))
+		})
+	}
+}
+
+func TestAFlippedBitIsFound(t *testing.T) {
+	a, far := halfMesh(t, Config{Checksum: true})
+	message := make([]byte, 3000)
+	require.NoError(t, a.Send(1, message))
+	b := make([]byte, headerBytes+len(message))
+	for n := 0; n < len(b); {
+		k, err := far.Read(b[n:])
+		require.NoError(t, err)
+		n += k
+	}
+	_, err := far.Write(b) // back to its sender
+	require.NoError(t, err)
+	require.NoError(t, a.Recv(1, message))
+	require.NoError(t, a.Send(1, message))
+	for n := 0; n < len(b); {
+		k, err := far.Read(b[n:])
+		require.NoError(t, err)
+		n += k
+	}
+	b[2000] ^= 16
+	_, err = far.Write(b)
+	require.NoError(t, err)
+	require.ErrorIs(t, a.Recv(1, message), ErrCorrupt)
+}
+
+// TestTheFirstFailureIsBlamed kills rank 2 without a goodbye. Rank 1 sees it; rank 0 hears of it from rank 1 alone.
+func TestTheFirstFailureIsBlamed(t *testing.T) {
+	transports := mesh(t, 3, Config{})
+	for _, tr := range transports {
+		defer tr.Close()
+	}
+	errs := make([]error, 2)
+	var wg sync.WaitGroup
+	for r := range errs {
+		wg.Go(func() { errs[r] = transports[r].Recv(r+1, make([]byte, 1)) })
+	}
+	dying := transports[2].(*transport)
+	require.NoError(t, dying.peers[1].wire.conn.Close())
+	wg.Wait()
+	for r, err := range errs {
+		var pe *collective.PeerError
+		require.ErrorAs(t, err, &pe, "rank %d", r)
+		require.Equal(t, 2, pe.Rank, "rank %d: %v", r, err)
+	}
+	require.ErrorContains(t, errs[0], "reported by rank 1")
+}
+
+func TestAGoodbyeSaysWhy(t *testing.T) {
+	transports := mesh(t, 2, Config{})
+	defer transports[1].Close()
+	transports[0].Abort(errors.New("the disk is full"))
+	err := transports[1].Recv(0, make([]byte, 5))
+	require.ErrorIs(t, err, errLeft)
+	require.ErrorContains(t, err, "the disk is full")
+	require.NoError(t, transports[0].Close())
+}
+
+// TestABusyPeerIsNoLostPeer lets a rank send far more than the network holds to one that does not receive for many
+// times Liveness, as a rank does that still computes.
+func TestABusyPeerIsNoLostPeer(t *testing.T) {
+	const much = 32 << 20
+	transports := mesh(t, 2, Config{Liveness: 40 * time.Millisecond})
+	for _, tr := range transports {
+		defer tr.Close()
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- transports[0].Send(1, make([]byte, much)) }()
+	watch := &transports[0].(*transport).checks
+	require.Eventually(t, func() bool { return watch.Load() > 60 }, patience, time.Millisecond)
+	require.NoError(t, transports[1].Recv(0, make([]byte, much)))
+	require.NoError(t, <-sent)
+}
+
+func TestSilence(t *testing.T) {
+	const limit = time.Second
+	cases := map[string]struct {
+		info unix.TCPInfo
+		lost bool
+	}{
+		"idle":                    {unix.TCPInfo{Last_ack_recv: 100_000}, false},
+		"answering":               {unix.TCPInfo{Last_ack_recv: 900, Unacked: 3, Retransmits: 4}, false},
+		"one loss":                {unix.TCPInfo{Last_ack_recv: 1100, Unacked: 3, Retransmits: 1}, false},
+		"cut":                     {unix.TCPInfo{Last_ack_recv: 1100, Unacked: 3, Retransmits: 2}, true},
+		"full window":             {unix.TCPInfo{Last_ack_recv: 5000, Probes: 1}, false},
+		"full window, then a cut": {unix.TCPInfo{Last_ack_recv: 5000, Probes: 3}, true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, c.lost, silence(&c.info, limit) != "")
+		})
+	}
+}
+
+// TestSteadyStateAllocatesNothing runs operations on a standing group.
+func TestSteadyStateAllocatesNothing(t *testing.T) {
+	transports := mesh(t, 2, Config{Liveness: -1})
+	const rounds = 50
+	far, near := collective.New(transports[1]), collective.New(transports[0])
+	defer near.Close()
+	defer far.Close()
+	rank := func(g *collective.Group) func() {
+		ctx := context.Background()
+		small, large := make([]float32, 100), make([]float32, 1<<20)
+		return func() {
+			for _, b := range [][]float32{small, large} {
+				if err := g.AllReduce(ctx, b); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := g.Barrier(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	theirs, ours := rank(far), rank(near)
+	wg.Go(func() {
+		for range rounds + 1 {
+			theirs()
+		}
+	})
+	require.Less(t, testing.AllocsPerRun(rounds, ours), 1.0)
+}
