@@ -17,7 +17,7 @@ import (
 )
 
 // sampleTokens and sampleTemperature are of the text that --sample prints.
-const sampleTokens, sampleTemperature = 400, 0.7
+const sampleTokens, sampleTemperature = 400, 0.6
 
 func main() { worker.Main(parse(os.Args[1:])) }
 

@@ -10,7 +10,7 @@ import (
 
 func TestPiecesEncodeAsTheWhole(t *testing.T) {
 	words := []string{
-		"Light", " is", " the", "\n", "\n", "\n\n", " \n", "\t", "  ", "'s", "colour", "é", "日本", "12", "...", "\r\n",
+		"Light", "end\nBegin", " is", " the", "\n", "\n", "\n\n", " \n", "\t", "  ", "'s", "colour", "é", "日本", "12", "...", "\r\n",
 		" ", "A", "—", "\u00a0", "\u2028", "\u0085", "\v",
 	}
 	split := 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -40,7 +41,7 @@ func all(t *testing.T, text *data.Text) []int32 {
 	tokens, targets := make([]int32, n), make([]int32, n)
 	text.Fill(tokens, targets, 0)
 	require.Equal(t, tokens[1:], targets[:n-1])
-	return append(tokens, targets[n-1])
+	return slices.Concat(tokens, targets[n-1:])
 }
 
 func TestSamplesAreASequenceAndItsSuccessors(t *testing.T) {
