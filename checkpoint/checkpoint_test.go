@@ -91,7 +91,7 @@ func open(t testing.TB) *Dir {
 }
 
 func TestRoundTripOnAnyNumberOfParts(t *testing.T) {
-	for _, parts := range []int{1, 2, 3, 7, 118, 500} {
+	for _, parts := range []int{1, 2, 3, 7, 150} {
 		t.Run(fmt.Sprint(parts), func(t *testing.T) {
 			d, want := open(t), state(1)
 			save(t, d, meta(10, 3), want, parts)
@@ -140,7 +140,7 @@ func TestSinglePartIsOrdinarySafetensors(t *testing.T) {
 }
 
 func TestExportJoins(t *testing.T) {
-	for _, parts := range []int{1, 3, 200} {
+	for _, parts := range []int{1, 3, 20} {
 		d, want := open(t), state(2)
 		save(t, d, meta(1, 1), want, parts)
 		path := filepath.Join(t.TempDir(), "model.safetensors")

@@ -54,7 +54,7 @@ func TestAnyDamageIsFound(t *testing.T) {
 				blamed = strings.Replace(name, commitName, manifestName, 1) // which of the two is wrong nobody can tell
 			}
 			for i := range whole {
-				if i%3 != 0 && len(whole) > 200 {
+				if len(whole) > 200 && r.IntN(8) != 0 {
 					continue
 				}
 				f.live = bytes.Clone(whole)
@@ -76,7 +76,7 @@ func TestAnyDamageIsFound(t *testing.T) {
 	}
 }
 
-// lost removes or replaces a file on a real disk.
+// On a real disk.
 func TestMissingAndForeignFilesAreDamage(t *testing.T) {
 	part := "step-00000002/part-1-of-2.safetensors"
 	change := map[string]func(t *testing.T, path string){

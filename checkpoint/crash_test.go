@@ -62,7 +62,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 		}
 		crashes++
 		require.ErrorIs(t, err, errCrashed)
-		for i := range 24 {
+		for i := range 10 {
 			seed := uint64(k*1000 + i)
 			var r *rand.Rand
 			if i > 0 {

@@ -89,7 +89,7 @@ func TestCrashAtEveryOperationOfPrune(t *testing.T) {
 			require.Greater(t, k, 10)
 			return
 		}
-		for i := range 20 {
+		for i := range 10 {
 			var r *rand.Rand
 			if i > 0 {
 				r = rand.New(rand.NewPCG(uint64(i), uint64(k)))

@@ -93,6 +93,7 @@ func (k SyncKind) String() string {
 // SyncPlan is one member's way to the resume step.
 // From lists the ranks that send: one for SyncReduced; for SyncState up to MaxSources ranks that hold the state (or will,
 // after their SyncCheckpoint), each sending an equal stripe in that order; none otherwise.
+// A member in From keeps what it is to send until it sent it: it may compute the next gradient, but elsewhere.
 type SyncPlan struct {
 	Kind SyncKind
 	From []int

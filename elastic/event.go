@@ -16,7 +16,8 @@ type Joined struct {
 	Shards int // S as the program says; all members must agree
 }
 
-// Detached says that a member's control stream broke. It may attach again until its lease ends.
+// Detached says that a member's control stream broke: the one that it last attached with. It may attach again until its
+// lease ends.
 type Detached struct{ ID MemberID }
 
 // Lost says that a member is certainly gone: its process ended, or an operator removed it.

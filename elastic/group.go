@@ -55,10 +55,12 @@ func (s *State) stallLimit() time.Duration {
 	return limit << min(s.group.stalls, maxStalls)
 }
 
-// progress takes note of a committed step of the current view.
-func (s *State) progress(t time.Duration, applied Step) {
+// progress takes note of a committed step of the current view. A member that is to get the state says nothing by its step until
+// it formed: it may be one of a lineage that was left.
+func (s *State) progress(t time.Duration, m *member, applied Step) {
 	g := &s.group
-	if applied <= g.best {
+	kind := s.view.Sync[m.rank].Kind
+	if applied <= g.best || applied > maxStep || !m.formed && (kind == SyncState || kind == SyncCheckpoint) {
 		return
 	}
 	if g.resumed {
@@ -87,11 +89,11 @@ func (s *State) heard(t time.Duration, e Heard) {
 	if m == nil || !s.current(m, e.Generation) {
 		return
 	}
-	m.fence.Applied = max(m.fence.Applied, e.Applied)
+	m.fence.Applied = max(m.fence.Applied, min(e.Applied, maxStep))
 	if e.Moved > s.group.moved {
 		s.group.moved, s.group.progressAt = e.Moved, t
 	}
-	s.progress(t, e.Applied)
+	s.progress(t, m, e.Applied)
 }
 
 // current says whether a member's report of generation g is about the view's group.
@@ -135,14 +137,14 @@ func (s *State) suspected(t time.Duration, e Suspected) {
 
 func (s *State) finished(t time.Duration, e Finished) {
 	m := s.touch(t, e.ID)
-	if m == nil || !s.current(m, e.Generation) || e.Step < s.view.Resume {
+	if m == nil || !s.current(m, e.Generation) || e.Step < s.view.Resume || e.Step > maxStep {
 		return
 	}
 	if !m.finished {
 		m.finished = true
 		s.group.unfinished--
 	}
-	s.progress(t, e.Step)
+	s.progress(t, m, e.Step)
 	if s.phase == PhaseRunning && s.group.unfinished == 0 {
 		s.tryFinish()
 	}
@@ -190,7 +192,7 @@ func (s *State) needsView(t time.Duration) (string, cause) {
 // changes says whether members wait to enter or to leave the view, and since when: the first and the last of them.
 // A member can leave when there is another to take its state over.
 func (s *State) changes(t time.Duration) (first, last time.Duration, some bool) {
-	room, stays := s.room()-s.view.World(), false
+	room, stays := s.room(s.order)-s.view.World(), false
 	for _, m := range s.order {
 		stays = stays || !m.leaving && (m.inView || room > 0 && t >= m.eligible)
 	}

@@ -29,6 +29,7 @@ type member struct {
 	asked    bool
 	askedAt  time.Duration
 	answered bool
+	tried    bool // it was asked, and there could be no view; without somebody new there is no sense in asking again
 }
 
 // MemberStatus is a member as a dashboard shows it.
@@ -64,7 +65,7 @@ func (s *State) status(m *member) string {
 		return "fenced"
 	case s.phase == PhasePreparing && m.asked:
 		return "fencing"
-	case !m.inView && s.view != nil && s.view.World() >= s.room():
+	case !m.inView && s.view != nil && s.view.World() >= s.room(s.order):
 		return "spare"
 	case !m.inView:
 		return "joining"
@@ -104,6 +105,10 @@ func (s *State) joined(t time.Duration, e Joined) {
 		s.reattached(t, m, e)
 		return
 	}
+	e.Fence = e.Fence.sane()
+	if e.Member.ID == "" {
+		return
+	}
 	if why := s.refusal(e); why != "" {
 		s.emit(Evict{ID: e.Member.ID, Reason: why, Final: true})
 		return
@@ -117,16 +122,17 @@ func (s *State) joined(t time.Duration, e Joined) {
 		return
 	}
 	// Only a coordinator that lost its store is behind its members; it must not use their generations again.
-	s.gen = max(s.gen, e.Fence.Generation)
+	s.seen = max(s.seen, e.Fence.Generation)
 	m := &member{Member: e.Member, fence: e.Fence, heard: t, joinedAt: t, eligible: t + s.probation(e.Member.ID), rank: -1}
 	s.members[m.ID] = m
 	s.order = append(s.order, m)
 	if s.phase == PhaseRecovering && s.view.RankOf(m.ID) >= 0 {
 		m.inView, m.rank = true, s.view.RankOf(m.ID)
 		delete(s.gone, m.ID)
-		s.group.best = max(s.group.best, e.Fence.Applied)
+		if e.Fence.HoldsState {
+			s.progress(t, m, e.Fence.Applied)
+		}
 	} else {
-		s.fresh++
 		s.note("join", m, "")
 	}
 	switch s.phase { // otherwise the next tick sees to it: a burst of joins costs no more than one look
@@ -171,13 +177,27 @@ func (s *State) refusal(e Joined) string {
 // maxGeneration bounds what a member may claim, so that counting on from there cannot wrap.
 const maxGeneration = 1 << 62
 
+// maxStep bounds what a member may claim likewise.
+const maxStep = 1 << 62
+
+// sane takes what cannot be for a state that is not there.
+func (f Fence) sane() Fence {
+	if f.Applied < 0 || f.Applied > maxStep {
+		f.Applied, f.HoldsState, f.HoldsReduced = 0, false, false
+	}
+	if f.Checkpoint < 0 || f.Checkpoint > maxStep {
+		f.Checkpoint = 0
+	}
+	return f
+}
+
 // reattached repeats to a member what it may have missed while its stream was broken. The group itself may
 // train on all the time: no view changes for a control connection.
 func (s *State) reattached(t time.Duration, m *member, e Joined) {
 	m.detached = false
 	m.accused = 0
-	m.fence = e.Fence
-	s.gen = max(s.gen, min(e.Fence.Generation, maxGeneration))
+	m.fence = e.Fence.sane()
+	s.seen = max(s.seen, min(e.Fence.Generation, maxGeneration))
 	switch {
 	case s.phase == PhasePreparing && m.asked:
 		if m.answered { // the answer to come is the newer one
@@ -221,7 +241,7 @@ func (s *State) lost(t time.Duration, e Lost) {
 func (s *State) departed(t time.Duration, e Departed) {
 	if m := s.touch(t, e.ID); m != nil && !m.leaving {
 		m.leaving, m.leftAt, m.why = true, t, e.Reason
-		if !m.inView && !m.asked {
+		if s.phase == PhaseRunning && !m.inView { // elsewhere it may be the only one with a state
 			s.remove(m, s.leaveReason(m))
 			s.afterLoss(t)
 			return

@@ -9,7 +9,7 @@ import (
 
 // prepare starts the next generation: it is durable first, then everybody who may be in its view is fenced.
 func (s *State) prepare(t time.Duration, reason string, c cause) {
-	s.gen++
+	s.gen = max(s.gen, s.seen) + 1
 	s.phase, s.cause, s.reason, s.calledAt = PhasePreparing, c, reason, t
 	s.persist()
 	s.silent = 0
@@ -17,7 +17,7 @@ func (s *State) prepare(t time.Duration, reason string, c cause) {
 		m.asked, m.answered = false, false
 	}
 	chosen := s.roster()
-	s.target = max(len(chosen), min(len(s.order), s.room()))
+	s.target = max(len(chosen), min(len(s.order), s.room(s.order)))
 	chosen = append(chosen, s.joiners(t, s.target-len(chosen))...)
 	for _, m := range chosen {
 		s.ask(t, m)
@@ -31,20 +31,23 @@ func (s *State) ask(t time.Duration, m *member) {
 	s.emit(Prepare{To: m.ID, Generation: s.gen, Reason: s.reason})
 }
 
-// joiners chooses up to n members that are outside the view and not asked yet: who came first goes first, but nobody
-// whose state was lost in a broken transfer before one who could bring a state, and nobody who may not enter by time t.
+// joiners chooses up to n members that are outside the view and not asked yet: who came first goes first, but before all one that
+// leaves (it is there still because it alone holds a state), and last who lost its state in a broken transfer. Nobody
+// who may not enter by time t.
 func (s *State) joiners(t time.Duration, n int) []*member {
-	var out, empty []*member
+	var leaving, out, empty []*member
 	for _, m := range s.order {
 		switch {
-		case m.inView || m.asked || m.leaving || t < m.eligible:
+		case m.inView || m.asked || t < m.eligible:
+		case m.leaving:
+			leaving = append(leaving, m)
 		case m.fence.HoldsState || m.fence.Checkpoint > 0:
 			out = append(out, m)
 		default:
 			empty = append(empty, m)
 		}
 	}
-	out = append(out, empty...)
+	out = slices.Concat(leaving, out, empty)
 	return out[:max(0, min(n, len(out)))]
 }
 
@@ -70,7 +73,7 @@ func (s *State) fenced(t time.Duration, e Fenced) {
 	if !m.answered {
 		s.silent--
 	}
-	m.answered, m.fence = true, e.Fence
+	m.answered, m.fence = true, e.Fence.sane()
 	s.tryDecide(t)
 }
 
@@ -87,10 +90,10 @@ func (s *State) tryDecide(t time.Duration) {
 	}
 	slices.SortStableFunc(in, rosterOrder)
 	in, out := s.splitLeaving(in)
-	s.settle(t, in[:min(len(in), s.room())]) // one that was to leave may be gone; the last joiner waits again
 	for _, m := range out {
 		s.remove(m, s.leaveReason(m))
 	}
+	s.settle(t, in[:min(len(in), s.room(in))]) // one that was to leave may be gone; the last joiner waits again
 }
 
 // settle makes the view of in, who are all fenced, or waits when there cannot be one.
@@ -150,6 +153,11 @@ func rosterOrder(a, b *member) int {
 		return -1
 	case b.inView:
 		return 1
+	case a.leaving != b.leaving: // first, for it must not fall off the end
+		if a.leaving {
+			return -1
+		}
+		return 1
 	}
 	return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.ID, b.ID))
 }
@@ -192,14 +200,19 @@ func (s *State) announce(t time.Duration, in []*member, r Step, sync []SyncPlan)
 	s.resumeLedger(r, v.Generation, len(in))
 	v.ResumeTerm = committedBy(s.ledger, r)
 	s.view, s.phase = v, PhaseRunning
-	s.starving, s.fresh = false, 0
+	s.starving = false
 	s.persist()
 	for _, m := range s.order {
-		m.asked, m.inView, m.rank, m.formed, m.finished, m.accused = false, false, -1, false, false, 0
+		m.asked, m.tried, m.inView, m.rank, m.formed, m.finished, m.accused = false, false, false, -1, false, false, 0
 	}
 	for rank, m := range in {
 		m.inView, m.rank = true, rank
 		s.emit(Announce{To: m.ID, View: v})
+	}
+	for _, m := range slices.Clone(s.order) {
+		if m.leaving && !m.inView {
+			s.remove(m, s.leaveReason(m))
+		}
 	}
 	s.note("view", nil, s.reason+resumeNote(sync, r))
 }

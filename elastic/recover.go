@@ -11,7 +11,7 @@ import (
 func (s *State) regroup(t time.Duration) {
 	in := s.roster()
 	back := len(in) == s.view.World()
-	if back && !s.group.broken && s.gen == s.view.Generation {
+	if back && !s.group.broken && max(s.gen, s.seen) == s.view.Generation {
 		s.phase = PhaseRunning
 		s.group.progressAt = t
 		s.group.resumed = s.group.resumed || s.group.best > s.view.Resume

@@ -2,7 +2,6 @@ package elastic
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"time"
 )
@@ -36,6 +35,7 @@ type State struct {
 
 	phase   string
 	gen     Generation // highest ever used in a Prepare or a View
+	seen    Generation // highest that a member claims; above gen only when our store was set back
 	shards  int
 	view    *View  // last announced; never modified, since the driver holds it too
 	ledger  []Term // the last is the view's own and open
@@ -58,7 +58,6 @@ type State struct {
 	calledAt time.Duration
 
 	// Valid while forming or waiting.
-	fresh      int           // joins since the last attempt at a view
 	starveFrom time.Duration // when the job first fell below Min after its last view
 	starving   bool
 	stateless  bool // Min members are there but none holds any state
@@ -217,10 +216,11 @@ func (s *State) gather(t time.Duration) {
 	for _, m := range in {
 		last = max(last, m.eligible)
 	}
-	if s.fresh > 0 && n >= s.policy.Min && (n >= enough || t-last >= s.policy.Settle) {
+	fresh := slices.ContainsFunc(in, func(m *member) bool { return !m.tried })
+	if fresh && n >= s.policy.Min && (n >= enough || t-last >= s.policy.Settle) {
 		reason := "the first view"
 		if s.view != nil {
-			reason = fmt.Sprintf("%d workers are there again", n)
+			reason = "enough workers are there again"
 		}
 		s.prepare(t, reason, causeJoin)
 		return
@@ -244,11 +244,11 @@ func (s *State) enough() int {
 
 // wait ends an attempt at a view that lacks members or state. Who was fenced stays so.
 func (s *State) wait(t time.Duration, reason string) {
-	s.fresh = len(s.joiners(never, len(s.order)))
 	for _, m := range s.order {
 		if s.stateless && m.asked {
 			m.inView, m.rank = false, -1 // it must not take the place of one who brings a state
 		}
+		m.tried = m.tried || m.asked
 		m.asked = false
 	}
 	s.silent = 0
@@ -279,12 +279,12 @@ func (s *State) maxWorld() int {
 	return s.shards
 }
 
-// room is the largest world size of the next view: one more for each that leaves the present one, so that somebody can
-// take its state over.
-func (s *State) room() int {
+// room is the largest world size of a view with members of those given: one more for each that leaves, so that somebody
+// can take its state over.
+func (s *State) room(of []*member) int {
 	n := s.maxWorld()
-	for _, m := range s.order {
-		if m.inView && m.leaving {
+	for _, m := range of {
+		if m.leaving {
 			n++
 		}
 	}
@@ -316,7 +316,5 @@ func (s *State) Result() *Ended { return s.ended }
 func (s *State) Record() Record {
 	return Record{Job: s.policy.Job, Generation: s.gen, View: s.view, Ledger: slices.Clone(s.ledger), Shards: s.shards, Ended: s.ended}
 }
-
-const never = time.Duration(math.MaxInt64)
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%g s", d.Seconds()) }

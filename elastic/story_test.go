@@ -182,6 +182,7 @@ func (st *story) memberEvent(d *datadriven.TestData, verb, name string, i int, a
 	}
 	switch verb {
 	case "join":
+		fence.Generation = max(fence.Generation, gen)
 		host, class := args["host"], args["class"]
 		if host == "" {
 			host = "h"

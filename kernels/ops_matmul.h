@@ -53,36 +53,43 @@ static void pack(float* restrict dst, const float* restrict src, long ri, long r
 // What a tile does with its chains.
 enum { TILE_SET, TILE_ADD };
 
-// One block of a tile of mr rows and nv vectors: c = or += the chains over kc packed values, then + bias.
+// One block of a tile of mr rows and NV vectors: c = or += the chains over kc packed values, then + bias.
 // rows and cols say how much of the tile exists.
-static inline __attribute__((always_inline)) void tile(const int mr, const int nv, const float* restrict a,
-                                                       const float* restrict b, long kc, float* restrict c, long ldc,
-                                                       long rows, long cols, int mode, const float* bias) {
+static inline __attribute__((always_inline)) void tile(const int mr, const float* restrict a, const float* restrict b,
+                                                       long kc, float* restrict c, long ldc, long rows, long cols,
+                                                       int mode, const float* bias) {
   vf acc[MR][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < mr; i++) {
 #pragma GCC unroll 4
-    for (int v = 0; v < nv; v++) acc[i][v] = vf_set1(0.0f);
+    for (int v = 0; v < NV; v++) acc[i][v] = vf_set1(0.0f);
+  }
+  // The tile of c arrives while the chains are computed.
+#pragma GCC unroll 16
+  for (int i = 0; i < mr; i++) {
+    const float* p = c + (i < rows ? i * ldc : 0);
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) __builtin_prefetch(p + 16 * v, 1);
   }
   for (long k = 0; k < kc; k++) {
     vf x[NV];
 #pragma GCC unroll 4
-    for (int v = 0; v < nv; v++) x[v] = vf_load(b + 16 * v);
+    for (int v = 0; v < NV; v++) x[v] = vf_load(b + 16 * v);
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++) {
       vf y = vf_set1(a[i]);
 #pragma GCC unroll 4
-      for (int v = 0; v < nv; v++) acc[i][v] = vf_fma(y, x[v], acc[i][v]);
+      for (int v = 0; v < NV; v++) acc[i][v] = vf_fma(y, x[v], acc[i][v]);
     }
     a += mr;
-    b += 16 * nv;
+    b += PANEL;
   }
   // The accumulators stay in registers only when every index is a constant.
 #pragma GCC unroll 16
   for (int i = 0; i < mr; i++) {
     if (i < rows) {
 #pragma GCC unroll 4
-      for (int v = 0; v < nv; v++) {
+      for (int v = 0; v < NV; v++) {
         float* p = c + i * ldc + 16 * v;
         long w = cols - 16 * v;
         vf s = acc[i][v];
@@ -102,33 +109,27 @@ static inline __attribute__((always_inline)) void tile(const int mr, const int n
 
 typedef void (*tile_fn)(const float*, const float*, long, float*, long, long, long, int, const float*);
 
-#define TILE(mr, nv)                                                                                            \
-  static void tile_##mr##_##nv(const float* a, const float* b, long kc, float* c, long ldc, long rows, long cols, \
-                               int mode, const float* bias) {                                                   \
-    tile(mr, nv, a, b, kc, c, ldc, rows, cols, mode, bias);                                                     \
+#define TILE(mr)                                                                                                 \
+  static void tile_##mr(const float* a, const float* b, long kc, float* c, long ldc, long rows, long cols, int mode, \
+                        const float* bias) {                                                                     \
+    tile(mr, a, b, kc, c, ldc, rows, cols, mode, bias);                                                          \
   }
-#define TILES(nv) TILE(1, nv) TILE(2, nv) TILE(3, nv) TILE(4, nv)
-TILES(1)
+TILE(1) TILE(2) TILE(3) TILE(4)
 #if MR > 4
-TILE(5, 1) TILE(6, 1)
+TILE(5) TILE(6)
 #endif
 #if MR > 6
-TILE(7, 1) TILE(8, 1) TILE(9, 1) TILE(10, 1) TILE(11, 1) TILE(12, 1) TILE(13, 1) TILE(14, 1)
-TILES(2) TILE(5, 2) TILE(6, 2) TILE(7, 2) TILE(8, 2) TILE(9, 2) TILE(10, 2) TILE(11, 2) TILE(12, 2) TILE(13, 2)
-TILE(14, 2)
+TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
 #endif
 
-static const tile_fn tiles[NV][MR + 1] = {
-    {0, tile_1_1, tile_2_1, tile_3_1, tile_4_1,
+static const tile_fn tiles[MR + 1] = {0, tile_1, tile_2, tile_3, tile_4,
 #if MR > 4
-     tile_5_1, tile_6_1,
+                                      tile_5, tile_6,
 #endif
 #if MR > 6
-     tile_7_1, tile_8_1, tile_9_1, tile_10_1, tile_11_1, tile_12_1, tile_13_1, tile_14_1},
-    {0, tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2, tile_7_2, tile_8_2, tile_9_2, tile_10_2,
-     tile_11_2, tile_12_2, tile_13_2, tile_14_2
+                                      tile_7, tile_8, tile_9, tile_10, tile_11, tile_12, tile_13, tile_14
 #endif
-    }};
+};
 
 static void op_matmul(const matmul_args* t, float* work, long i0, long i1, long j0, long j1) {
   float* panel = work + op_matmul_work(i1 - i0) - PANEL * BLOCK_K - TW;
@@ -146,9 +147,8 @@ static void op_matmul(const matmul_args* t, float* work, long i0, long i1, long 
       }
       for (long j = j0; j < j1; j += PANEL) {
         long cols = min_long(PANEL, j1 - j);
-        int nv = cols > 16 * (NV - 1) ? NV : 1;
-        pack(panel, t->b + j * t->bj + k * t->bk, t->bj, t->bk, cols, 16 * nv, kc);
-        tile_fn f = tiles[nv - 1][mr];
+        pack(panel, t->b + j * t->bj + k * t->bk, t->bj, t->bk, cols, PANEL, kc);
+        tile_fn f = tiles[mr];
         for (long r = 0; r < count; r++) {
           f(work + r * mr * kc, panel, kc, t->c + (i + r * mr) * t->n + j, t->n, rows - r * mr, cols, mode,
             bias ? bias + j : 0);

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -18,6 +19,8 @@ import (
 // agentOptions are the flags of `agent`.
 type agentOptions struct {
 	coordinator  string
+	join         []string
+	gossipKey    string
 	slots        int
 	host, listen string
 	logDir       string
@@ -35,12 +38,15 @@ func newAgentCommand() *cobra.Command {
 		Short: "Offer this host's slots to a coordinator",
 		Long: `Agent starts, watches and signals the workers on this host, until SIGTERM or Ctrl-C; then it ends them. It
 survives restarts of the coordinator.`,
-		Example: `  farandole agent --coordinator 127.0.0.1:7600 --slots 4`,
-		Args:    exactArgs(),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return runAgentCommand(cmd, o) },
+		Example: `  farandole agent --coordinator 127.0.0.1:7600 --slots 4
+  farandole agent --join 127.0.0.1:7946 --gossip-key-file gossip.key`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runAgentCommand(cmd, o) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.coordinator, "coordinator", defaultAddr, "`host:port` of the coordinator")
+	f.StringSliceVar(&o.join, "join", nil, "gossip `host:port` of a coordinator or of another agent, instead of --coordinator; may be repeated")
+	f.StringVar(&o.gossipKey, "gossip-key-file", "", "`file` with the secret of the coordinator's --gossip")
 	f.IntVar(&o.slots, "slots", 0, "workers that may run here at once (0: one per core)")
 	f.StringVar(&o.host, "host", "", "`name` of this host (default: its hostname); workers of one host share memory")
 	f.StringVar(&o.listen, "listen", "127.0.0.1", "`IP` address where this host's workers reach each other and other hosts")
@@ -51,25 +57,50 @@ survives restarts of the coordinator.`,
 }
 
 func runAgentCommand(cmd *cobra.Command, o *agentOptions) error {
-	if err := o.check(); err != nil {
+	if err := o.check(cmd.Flags().Changed("coordinator")); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	adoptOrphans()
 	defer sweepOrphans()
-	fmt.Fprintf(cmd.OutOrStdout(), "farandole: agent offers %s of host %s to the coordinator at %s; start a job with `farandole run --coordinator %s -- PROGRAM`\n",
-		count(int64(o.slots), "slot"), o.host, o.coordinator, o.coordinator)
-	go warnUnanswered(ctx, cmd, o.coordinator)
-	return daemonError(runAgent(ctx, agentConfig{
+	cfg := agentConfig{
 		Coordinator: o.coordinator, Host: o.host, Slots: o.slots, Listen: o.listen, LogDir: o.logDir,
 		Logger: newLogger(cmd.ErrOrStderr(), o.logLevel),
-	}))
+	}
+	where, run := "the coordinator at "+o.coordinator, "farandole run --coordinator "+o.coordinator+" -- PROGRAM"
+	if len(o.join) > 0 {
+		key, err := gossipKey(o.gossipKey, false)
+		if err != nil {
+			return err
+		}
+		f, err := startFinder(ctx, o, key, cfg.Logger)
+		if err != nil {
+			return err
+		}
+		defer f.close()
+		cfg.Coordinator, cfg.Find = "", f.find
+		where, run = "the coordinator that "+strings.Join(o.join, ", ")+" knows", "farandole run --coordinator HOST:PORT -- PROGRAM"
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "farandole: agent offers %s of host %s to %s; start a job with `%s`\n", count(int64(o.slots), "slot"), o.host, where, run)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() { warnUnanswered(ctx, cmd, cfg) })
+	return daemonError(runAgent(ctx, cfg))
 }
 
-func (o *agentOptions) check() error {
-	if _, _, err := net.SplitHostPort(o.coordinator); err != nil {
-		return usagef("--coordinator wants host:port, not %q", o.coordinator)
+func (o *agentOptions) check(named bool) error {
+	switch {
+	case named && len(o.join) > 0:
+		return usagef("--coordinator names the coordinator, --join finds it by gossip: give one of them")
+	case (len(o.join) > 0) != (o.gossipKey != ""):
+		return usagef("--join and --gossip-key-file belong together: copy the coordinator's key file to this host")
+	}
+	for _, addr := range append([]string{o.coordinator}, o.join...) {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return usagef("%q is no address: --coordinator and --join want host:port", addr)
+		}
 	}
 	if o.slots < 0 || o.slots > maxWorkersFlag {
 		return usagef("--slots wants a number from 1 to %d, or 0 for one per core, not %d", maxWorkersFlag, o.slots)
@@ -106,21 +137,36 @@ func (o *agentOptions) check() error {
 	return nil
 }
 
-// warnUnanswered says once that the coordinator does not answer, and once when it does after all.
-func warnUnanswered(ctx context.Context, cmd *cobra.Command, addr string) {
-	c, err := dial(addr)
-	if err != nil {
-		return
+// warnUnanswered says once that no coordinator answers, and once when one does after all.
+func warnUnanswered(ctx context.Context, cmd *cobra.Command, cfg agentConfig) {
+	ready := func(ctx context.Context) (addr string, err error) {
+		addr = cfg.Coordinator
+		if cfg.Find != nil {
+			if addr, err = cfg.Find(ctx); err != nil {
+				return "", err
+			}
+		}
+		return addr, withClient(addr, func(c *client) error { return c.waitReady(ctx) })
 	}
-	defer c.Close()
 	first, cancel := context.WithTimeout(ctx, agentFirstAnswer)
-	err = c.waitReady(first)
+	_, err := ready(first)
 	cancel()
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "farandole: warning: no coordinator answers at %s yet; this agent keeps trying\n", addr)
-	if c.waitReady(ctx) == nil {
-		fmt.Fprintf(cmd.ErrOrStderr(), "farandole: the coordinator at %s answers now\n", addr)
+	why := ""
+	if cfg.Find != nil {
+		why = ": " + err.Error()
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "farandole: warning: no coordinator answers yet; this agent keeps trying%s\n", why)
+	for ctx.Err() == nil {
+		if addr, err := ready(ctx); err == nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "farandole: the coordinator at %s answers now\n", addr)
+			return
+		}
+		select {
+		case <-time.After(agentFirstAnswer):
+		case <-ctx.Done():
+		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 // coordinatorOptions are the flags of `coordinator`.
 type coordinatorOptions struct {
 	listen, stateDir, http string
+	gossip, gossipKey      string
 	insecure               bool
 	logLevel               string
 }
@@ -36,48 +37,81 @@ func newCoordinatorCommand() *cobra.Command {
 	f.StringVar(&o.listen, "listen", defaultAddr, "`host:port` for workers, agents and clients")
 	f.StringVar(&o.stateDir, "state-dir", "", "`directory` of the durable state (required)")
 	f.StringVar(&o.http, "http", "", "`host:port` of /metrics and /healthz")
+	f.StringVar(&o.gossip, "gossip", "", "`host:port`, such as 127.0.0.1:7946, where agents find this coordinator with --join")
+	f.StringVar(&o.gossipKey, "gossip-key-file", "", "`file` with the secret of --gossip; made when missing, to be copied to the agents' hosts")
 	f.BoolVar(&o.insecure, "insecure", false, "allow addresses that other machines can reach, although there is no TLS yet")
 	f.StringVar(&o.logLevel, "log-level", "warn", "least level that is logged on standard error: debug, info, warn or error")
 	return cmd
 }
 
 func runCoordinatorCommand(cmd *cobra.Command, o *coordinatorOptions) error {
-	if o.stateDir == "" {
-		return usagef("coordinator needs --state-dir DIR, where its state survives a crash")
-	}
-	if err := oneOf("--log-level", o.logLevel, logLevels...); err != nil {
-		return err
-	}
-	if err := checkListen("--listen", o.listen, o.insecure); err != nil {
-		return err
-	}
-	if o.http != "" {
-		if err := checkListen("--http", o.http, o.insecure); err != nil {
-			return err
-		}
-	}
-	if err := writableDir("--state-dir", o.stateDir); err != nil {
+	key, err := o.check()
+	if err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	dir, err := filepath.Abs(o.stateDir)
 	if err != nil {
 		dir = o.stateDir
 	}
+	log := newLogger(cmd.ErrOrStderr(), o.logLevel)
+	leave := func() {}
 	err = runCoordinator(ctx, coordinatorConfig{
-		Listen: o.listen, StateDir: dir, HTTP: o.http, Insecure: o.insecure,
-		Logger: newLogger(cmd.ErrOrStderr(), o.logLevel),
+		Listen: o.listen, StateDir: dir, HTTP: o.http, Insecure: o.insecure, Logger: log,
 		Ready: func(addr string) {
+			join := "farandole agent --coordinator " + joinable(addr)
+			if o.gossip != "" {
+				at, l, err := announceCoordinator(ctx, o.gossip, addr, key, o.insecure, log)
+				if err != nil {
+					cancel(err)
+					return
+				}
+				leave = l
+				join = fmt.Sprintf("farandole agent --join %s --gossip-key-file %s", at, o.gossipKey)
+			}
 			metrics := ""
 			if o.http != "" {
 				metrics = ", metrics at http://" + o.http + "/metrics"
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "farandole: coordinator serves %s, state in %s%s; hosts join with `farandole agent --coordinator %s`\n",
-				addr, dir, metrics, joinable(addr))
+			fmt.Fprintf(cmd.OutOrStdout(), "farandole: coordinator serves %s, state in %s%s; hosts join with `%s`\n", addr, dir, metrics, join)
 		},
 	})
+	leave()
+	if cause := context.Cause(ctx); err == nil && cause != nil {
+		err = cause // gossip could not start; a signal is context.Canceled
+	}
 	return daemonError(err)
+}
+
+// check refuses what cannot work or would be dangerous, and gives the gossip key, if any.
+func (o *coordinatorOptions) check() (key []byte, err error) {
+	if o.stateDir == "" {
+		return nil, usagef("coordinator needs --state-dir DIR, where its state survives a crash")
+	}
+	if err := oneOf("--log-level", o.logLevel, logLevels...); err != nil {
+		return nil, err
+	}
+	if (o.gossip == "") != (o.gossipKey == "") {
+		return nil, usagef("--gossip and --gossip-key-file belong together: gossip without a key would let anybody in")
+	}
+	for _, a := range []struct{ flag, addr string }{{"--listen", o.listen}, {"--http", o.http}, {"--gossip", o.gossip}} {
+		if a.addr == "" {
+			continue
+		}
+		if err := checkListen(a.flag, a.addr, o.insecure); err != nil {
+			return nil, err
+		}
+	}
+	if err := writableDir("--state-dir", o.stateDir); err != nil {
+		return nil, err
+	}
+	if o.gossipKey != "" {
+		return gossipKey(o.gossipKey, true)
+	}
+	return nil, nil
 }
 
 // joinable is addr as others would dial it.

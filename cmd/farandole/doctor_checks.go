@@ -18,6 +18,8 @@ import (
 
 	"github.com/klauspost/cpuid/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/farandole-ml/farandole/kernels"
 )
 
 // What the checks find too little.
@@ -44,15 +46,16 @@ func checkCores(context.Context) finding {
 	return ok("cores", "%s", text)
 }
 
+// checkISA says which kernels this build runs here. All give the same bits.
 func checkISA(context.Context) finding {
-	c := cpuid.CPU
-	switch {
-	case c.Supports(cpuid.AVX512F, cpuid.AVX512DQ, cpuid.AVX512BW, cpuid.AVX512VL):
-		return ok("instructions", "AVX-512 (%s)", c.BrandName)
-	case c.Supports(cpuid.AVX2, cpuid.FMA3):
-		return ok("instructions", "AVX2 (%s)", c.BrandName)
+	isas := kernels.ISAs()
+	switch isas[0] {
+	case "go":
+		return warn("instructions", "training is slow: build with a C compiler (CGO_ENABLED=1)", "plain Go kernels only (%s)", cpuid.CPU.BrandName)
+	case "portable":
+		return warn("instructions", "training is slow: use a processor with AVX2", "portable C kernels only (%s)", cpuid.CPU.BrandName)
 	}
-	return warn("instructions", "training gives the same bits, but slowly: use a processor with AVX2", "neither AVX2 nor AVX-512 (%s)", c.BrandName)
+	return ok("instructions", "%s kernels (%s)", isas[0], cpuid.CPU.BrandName)
 }
 
 // meminfo is a field of /proc/meminfo in bytes.

@@ -27,7 +27,8 @@ type jobRun struct {
 	record *recorder
 	chaos  *injector
 
-	stopping int // the exit code that a signal or the time limit asked for; 0 while nothing did
+	stopping int       // the exit code that a signal or the time limit asked for; 0 while nothing did
+	stopAt   time.Time // when it was asked for
 	grace    <-chan time.Time
 }
 
@@ -146,15 +147,20 @@ func (r *jobRun) loop(ctx context.Context, events <-chan *pb.JobEvent, watched, 
 			r.con.warn("the time limit of %s is over: cancelling the job", r.opts.timeLimit)
 			r.cancel(ctx, exitTimeLimit, false)
 		case sig := <-r.signals.c:
-			if r.stopping != 0 {
-				return fmt.Errorf("%w: ended by a second signal", errNoEnd)
+			if r.stopping == 0 {
+				r.signal(ctx, sig)
+			} else if sig == os.Interrupt && time.Since(r.stopAt) >= signalEcho {
+				return fmt.Errorf("%w: ended by a second Ctrl-C", errNoEnd)
 			}
-			r.signal(ctx, sig)
 		case <-r.grace:
 			return fmt.Errorf("%w: it did not end within the grace period of %s", errNoEnd, r.opts.grace)
 		}
 	}
 }
+
+// signalEcho is how soon after the first a signal is the same one once more: timeout(1) signals a process and then its group.
+// SIGTERM is never a reason to hurry: schedulers send it again and again, and a checkpoint takes its time.
+const signalEcho = 100 * time.Millisecond
 
 func signalCode(sig os.Signal) int {
 	if sig == os.Interrupt {
@@ -178,7 +184,7 @@ func (r *jobRun) cancel(ctx context.Context, code int, save bool) {
 	if r.stopping != 0 {
 		return
 	}
-	r.stopping = code
+	r.stopping, r.stopAt = code, time.Now()
 	r.grace = time.After(r.opts.grace)
 	job := r.record.job
 	go func() {

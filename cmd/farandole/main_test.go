@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 	}
 	testscript.Main(leakChecked{m}, map[string]func(){
 		"farandole": main,
+		"trainer":   trainerMain,
 	})
 }
 

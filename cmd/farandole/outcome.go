@@ -77,7 +77,10 @@ func failureBlock(s *summary, o *runOptions) []string {
 	if s.ExitCode == exitDone {
 		return nil
 	}
-	head := fmt.Sprintf("job %s %s at step %d", s.Job, statusWords(s), s.Steps)
+	head := fmt.Sprintf("job %s %s", s.Job, statusWords(s))
+	if s.Steps > 0 { // 0 may be a job whose first steps nobody has told yet
+		head += fmt.Sprintf(" at step %d", s.Steps)
+	}
 	if s.Reason != "" {
 		head += ": " + s.Reason
 	}
@@ -151,6 +154,9 @@ func advice(s *summary, o *runOptions) string {
 		}
 		return resume
 	case exitStarved:
+		if s.Failure != nil && s.Failure.Code > 0 {
+			return join("read its lines above: the program ended by itself; --max-restarts starts dead workers again, --min allows fewer"+logs, resume)
+		}
 		return join("allow fewer with --min, or let dead workers be started again with --max-restarts"+logs, resume)
 	case exitUsage:
 		return "correct the program's arguments and start again"

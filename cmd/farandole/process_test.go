@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	pb "github.com/farandole-ml/farandole/coordinator/coordinatorpb"
 )
 
 // processLimit is how long anything in these tests may take before it counts as hanging.
@@ -68,6 +71,11 @@ func (w *waitBuffer) waitFor(t *testing.T, text string) {
 
 func startCommand(t *testing.T, args ...string) *command {
 	t.Helper()
+	return startCommandWith(t, []string{"FARANDOLE_TEST_FAKE=1"}, args...)
+}
+
+func startCommandWith(t *testing.T, env []string, args ...string) *command {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("starts processes")
 	}
@@ -77,7 +85,7 @@ func startCommand(t *testing.T, args ...string) *command {
 	require.NoError(t, err)
 	require.NoError(t, os.Symlink(exe, link))
 	c := &command{cmd: exec.Command(link, args...), out: &waitBuffer{changed: make(chan struct{})}, done: make(chan error, 1)}
-	c.cmd.Env = append(os.Environ(), "FARANDOLE_TEST_FAKE=1", "FARANDOLE_TEST_MAIN=1", "TMPDIR="+dir)
+	c.cmd.Env = append(append(os.Environ(), "FARANDOLE_TEST_MAIN=1", "TMPDIR="+dir), env...)
 	c.cmd.Stdout, c.cmd.Stderr = c.out, c.out
 	c.cmd.Dir = dir
 	c.cmd.WaitDelay = time.Second
@@ -139,6 +147,7 @@ func TestSecondInterruptEndsAtOnce(t *testing.T) {
 	kids := c.children(t)
 	require.NoError(t, c.cmd.Process.Signal(os.Interrupt))
 	c.out.waitFor(t, "press Ctrl-C again")
+	time.Sleep(2 * signalEcho) // a person does not press twice within it
 	require.NoError(t, c.cmd.Process.Signal(os.Interrupt))
 	require.Equal(t, exitInterrupted, c.wait(t), c.out)
 	require.Equal(t, 130.0, c.summary(t, "s.json")["exit_code"])
@@ -155,6 +164,17 @@ func TestTerminateSavesACheckpoint(t *testing.T) {
 	require.Len(t, s["checkpoints"], 1)
 	require.Contains(t, c.out.String(), "saved a checkpoint and stopped")
 	require.Contains(t, c.out.String(), "the same command goes on from the checkpoint of step")
+}
+
+// A second SIGTERM does not cost the checkpoint: schedulers, and timeout(1), send several.
+func TestTerminateTwiceStillSaves(t *testing.T) {
+	c := startCommand(t, "run", "--summary", "s.json", "--", "true", "steps=1000000", "step_ms=200")
+	c.out.waitFor(t, "generation 1")
+	require.NoError(t, c.cmd.Process.Signal(syscall.SIGTERM))
+	c.out.waitFor(t, "asking the job for a checkpoint")
+	require.NoError(t, c.cmd.Process.Signal(syscall.SIGTERM))
+	require.Equal(t, exitPreempted, c.wait(t), c.out)
+	require.Equal(t, "preempted", c.summary(t, "s.json")["status"])
 }
 
 func TestTerminateIsBoundedByTheGracePeriod(t *testing.T) {
@@ -256,4 +276,42 @@ func TestDoctorProcess(t *testing.T) {
 		require.Contains(t, []string{verdictOK, verdictWarn, verdictFail}, f.Verdict)
 		require.Equal(t, f.Verdict == verdictOK, f.Todo == "", "what is not fine says what to do: %+v", f)
 	}
+}
+
+// An agent that knows only the gossip address and the key finds the coordinator, also when it comes back elsewhere.
+func TestAgentFindsTheCoordinatorByGossip(t *testing.T) {
+	dir := t.TempDir()
+	key, state := filepath.Join(dir, "gossip.key"), filepath.Join(dir, "state")
+	coordinator := func(gossip string) (c *command, addr, join string) {
+		c = startCommandWith(t, nil, "coordinator", "--state-dir", state, "--listen", "127.0.0.1:0", "--gossip", gossip, "--gossip-key-file", key)
+		c.out.waitFor(t, "--gossip-key-file")
+		m := regexp.MustCompile(`serves (\S+), .* --join (\S+) `).FindStringSubmatch(c.out.String())
+		require.NotNil(t, m, c.out)
+		return c, m[1], m[2]
+	}
+	slots := func(addr string) {
+		t.Helper()
+		require.Eventually(t, func() bool { // Scale is refused while no agent is attached
+			return withClient(addr, func(c *client) error {
+				job, err := submitJob(t.Context(), c, &pb.JobSpec{Command: []string{"/bin/true"}})
+				if err != nil {
+					return err
+				}
+				_, err = c.Scale(t.Context(), &pb.ScaleRequest{Job: job, Add: 1})
+				return err
+			}) == nil
+		}, processLimit, 20*time.Millisecond)
+	}
+	c, addr, join := coordinator("127.0.0.1:0")
+	a := startCommandWith(t, nil, "agent", "--join", join, "--gossip-key-file", key, "--slots", "1")
+	slots(addr)
+	require.NoError(t, c.cmd.Process.Kill())
+	c.wait(t)
+	c, again, _ := coordinator(join)
+	require.NotEqual(t, addr, again)
+	slots(again)
+	require.NoError(t, a.cmd.Process.Signal(os.Interrupt))
+	require.Equal(t, 0, a.wait(t), a.out)
+	require.NoError(t, c.cmd.Process.Signal(os.Interrupt))
+	require.Equal(t, 0, c.wait(t), c.out)
 }

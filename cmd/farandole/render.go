@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	pb "github.com/farandole-ml/farandole/coordinator/coordinatorpb"
 )
 
@@ -119,9 +121,24 @@ func (r *renderer) change(c *pb.MemberChange) {
 	if c.Kind == "coordinator" && r.ownCoordinator {
 		return
 	}
-	if color, text := changeLine(c); text != "" {
+	if color, text := changeLine(r.named(c)); text != "" {
 		r.con.say(color, "%s", text)
 	}
+}
+
+// named is c in ranks, where the newest view has ranks for the members that c names.
+func (r *renderer) named(c *pb.MemberChange) *pb.MemberChange {
+	if r.view == nil || c.Kind != "suspect" {
+		return c
+	}
+	out := proto.Clone(c).(*pb.MemberChange)
+	if out.Rank < 0 && out.Member != "" {
+		out.Rank = int32(r.rankOf(out.Member))
+	}
+	for rank, m := range r.view.Members {
+		out.Reason = strings.ReplaceAll(out.Reason, m, fmt.Sprintf("rank %d", rank))
+	}
+	return out
 }
 
 // changeLine is a membership change as a line for people. Views have their own line, with the roster.
@@ -146,13 +163,18 @@ func changeLine(c *pb.MemberChange) (color, text string) {
 		if c.Generation == 0 {
 			return "", "" // the first view's line counts them
 		}
-		return colorGreen, fmt.Sprintf("%s joins at step %d%s", who, c.Step, because)
+		return colorGreen, who + " joins" + because
 	case "resume":
-		what := map[string]string{"loss": "the loss of rank %d", "join": "the join of rank %d"}[c.Reason]
-		if what == "" || c.Rank < 0 {
-			what = "the change"
-		} else {
-			what = fmt.Sprintf(what, c.Rank)
+		whose := "a worker"
+		if c.Rank >= 0 {
+			whose = fmt.Sprintf("rank %d", c.Rank)
+		}
+		what := "the change"
+		switch c.Reason {
+		case "loss":
+			what = "the loss of " + whose
+		case "join":
+			what = whose + " joined"
 		}
 		return colorGreen, fmt.Sprintf("training again with %s, %s after %s", count(int64(c.World), "worker"), millis(c.ResumeMs), what)
 	case "suspect":

@@ -115,11 +115,15 @@ func (r *recorder) event(e *pb.JobEvent) {
 
 // change records a membership change; a resume is also written into the change that it overcomes.
 func (r *recorder) change(c *pb.MemberChange) {
+	if c.Kind == "join" && c.Generation == 0 {
+		return // of the first view, which is no change
+	}
 	if c.Kind == "resume" {
-		for i := range r.events {
+		for i := len(r.events) - 1; i >= 0; i-- { // a member may come, go and come again
 			e := &r.events[i]
-			if e.Kind == c.Reason && e.Member == c.Member && e.ResumeMS == 0 {
+			if e.Kind == c.Reason && e.Member == c.Member {
 				e.ResumeMS = finite(c.ResumeMs)
+				break
 			}
 		}
 	}

@@ -52,7 +52,19 @@ func TestSummaryPairsResumeWithItsChange(t *testing.T) {
 			got[e.Kind+" "+e.Member] = e.ResumeMS
 		}
 	}
-	require.Equal(t, map[string]float64{"join m0": 0, "loss m1": 131.4, "join m9": 12345}, got)
+	require.Equal(t, map[string]float64{"loss m1": 131.4, "join m9": 12345}, got)
+}
+
+func TestSummaryPairsResumeWithTheNewestChange(t *testing.T) {
+	r := newRecorder("x")
+	for _, c := range []*pb.MemberChange{
+		{Kind: "join", Member: "m", Generation: 1}, {Kind: "resume", Member: "m", Reason: "join", ResumeMs: 10},
+		{Kind: "join", Member: "m", Generation: 3}, {Kind: "resume", Member: "m", Reason: "join", ResumeMs: 20},
+	} {
+		r.event(&pb.JobEvent{Of: &pb.JobEvent_Change{Change: c}})
+	}
+	s := r.summary(0, "done", "", nil)
+	require.Equal(t, []float64{10, 10, 20, 20}, []float64{s.Events[0].ResumeMS, s.Events[1].ResumeMS, s.Events[2].ResumeMS, s.Events[3].ResumeMS})
 }
 
 func TestSummaryOfAJobThatNeverEnded(t *testing.T) {

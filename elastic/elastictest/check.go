@@ -51,7 +51,9 @@ func (c *checker) persisted(old, r elastic.Record) {
 	c.views[v.Generation] = v
 	c.view(v)
 	c.order = append(c.order, v)
-	c.s.rep.Views++
+	if c.s.rep.Views++; c.s.rep.Views == 1 {
+		c.s.rep.First = v.World()
+	}
 }
 
 // view: what every view must be.

@@ -51,6 +51,7 @@ type Report struct {
 	Steps       elastic.Step
 	Faults      map[Fault]int
 	Generations elastic.Generation
+	First       int // world size of the first view
 	Views       int
 	Syncs       map[elastic.SyncKind]int
 	Redone      int // steps that a member applied after a rollback
@@ -147,7 +148,7 @@ func newSim(seed uint64, o Options) *sim {
 func (s *sim) start() {
 	s.coord.up()
 	for range s.rep.Workers {
-		s.spawn("f32")
+		s.spawn("f32", min(startup, s.policy.Settle/2)) // so that undisturbed the first view has them all
 	}
 	s.plan()
 	s.after(s.quiet-s.now, s.keepAlive)

@@ -28,6 +28,9 @@ const (
 // AllFaults lists them all.
 var AllFaults = []Fault{Kill, Freeze, Hang, Isolate, CutStream, BreakRing, Flap, Join, Drain, Crash, Sleep, Stranger, KillAll}
 
+// startup is how long a worker takes at most to start.
+const startup = 300 * time.Millisecond
+
 // plan draws the job's faults. Half of them come in bursts: soon after another, so that they meet the protocol at work.
 func (s *sim) plan() {
 	faults := s.o.Faults
@@ -66,7 +69,7 @@ func (s *sim) anyone() *worker {
 		}
 	}
 	if len(alive) == 0 {
-		return s.spawn("f32")
+		return s.spawn("f32", startup)
 	}
 	return alive[s.rng.IntN(len(alive))]
 }
@@ -108,14 +111,12 @@ func (s *sim) strike(f Fault) {
 		}
 	case Join:
 		for range 1 + s.rng.IntN(3) {
-			s.after(s.upTo(time.Second), func() { s.spawn("f32") })
+			s.after(s.upTo(time.Second), func() { s.spawn("f32", startup) })
 		}
 	case Stranger:
-		if s.coord.durable.View == nil { // the first to come would say what the job's class is
-			s.spawn("f32")
-			return
+		if s.coord.durable.View != nil { // before, the first to come would say what the job's class is
+			s.spawn("tf32", startup)
 		}
-		s.spawn("tf32")
 	case Drain:
 		w.control(w.depart)
 		s.replace(0.8)
@@ -143,7 +144,7 @@ func (s *sim) breakLink(w *worker) {
 // replace starts another worker for one that is gone, mostly.
 func (s *sim) replace(p float64) {
 	if s.chance(p) {
-		s.after(s.upTo(3*time.Second), func() { s.spawn("f32") })
+		s.after(s.upTo(3*time.Second), func() { s.spawn("f32", startup) })
 	}
 }
 
@@ -160,7 +161,7 @@ func (s *sim) keepAlive() {
 		}
 	}
 	for ; alive < s.policy.Min; alive++ {
-		s.spawn("f32")
+		s.spawn("f32", startup)
 	}
 	s.after(time.Second, s.keepAlive)
 }

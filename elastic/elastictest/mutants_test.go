@@ -106,12 +106,12 @@ var planted = []struct {
 		}
 		return m
 	}, 50, 1000},
-	{"a part of the members is not fenced", func() elastictest.Mutant {
+	{"one member is not told the view", func() elastictest.Mutant {
 		return dropping(func(a elastic.Action) bool {
-			p, ok := a.(elastic.Prepare)
-			return ok && p.Generation%3 == 0
+			v, ok := a.(elastic.Announce)
+			return ok && v.View.World() > 1 && v.View.RankOf(v.To) == 0
 		})
-	}, 200, 200},
+	}, 50, 50},
 }
 
 func TestPlantedBugsAreFound(t *testing.T) {

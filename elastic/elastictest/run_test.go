@@ -37,7 +37,8 @@ func count() int {
 	return 10_000
 }
 
-func TestJobs(t *testing.T) {
+// TestSimJobs runs jobs under every fault. Its name is what `make sim` looks for.
+func TestSimJobs(t *testing.T) {
 	n := count()
 	fails := 0
 	var events, views, redone int
@@ -64,9 +65,9 @@ func TestJobs(t *testing.T) {
 	t.Logf("%d jobs, %d events, %d views, %d steps redone, faults %v, syncs %v", n, events, views, redone, kinds, syncs)
 }
 
-// TestInexact runs jobs whose steps have other results when another generation redoes them: states of different
+// TestSimInexact runs jobs whose steps have other results when another generation redoes them: states of different
 // lineages must not meet in a view.
-func TestInexact(t *testing.T) {
+func TestSimInexact(t *testing.T) {
 	for seed := *first; seed < *first+uint64(count()/2); seed++ {
 		_, err := elastictest.Run(seed, elastictest.Options{Inexact: true})
 		require.NoError(t, err)

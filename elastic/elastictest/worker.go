@@ -38,7 +38,8 @@ type worker struct {
 	leaving  bool
 }
 
-func (s *sim) spawn(class string) *worker {
+// spawn starts a worker; it attaches within the time given.
+func (s *sim) spawn(class string, within time.Duration) *worker {
 	n := len(s.workers)
 	s.check.causes++
 	id := elastic.MemberID("w" + string(rune('A'+n%26)) + string(rune('a'+n/26)))
@@ -48,7 +49,7 @@ func (s *sim) spawn(class string) *worker {
 	}
 	s.workers = append(s.workers, w)
 	s.byID[id] = w
-	s.after(s.upTo(300*time.Millisecond), func() {
+	s.after(s.upTo(within), func() {
 		w.control(w.attach)
 		w.beat()
 	})

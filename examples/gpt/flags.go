@@ -41,7 +41,7 @@ func parse(args []string) *trainer {
 	f.StringVar(&t.tokenizer, "tokenizer", "", "bytes or gpt2; default: gpt2 for the published sizes of GPT-2, else bytes")
 	f.Uint64Var(&t.seed, "seed", 1, "of the weights, the order of samples and the printed text")
 	f.Float64Var(&t.lr, "lr", 3e-3, "learning rate after the warm-up; it falls to a tenth along a cosine")
-	f.Int64Var(&t.warmup, "warmup", 100, "steps of linear warm-up, at most half of all")
+	f.Int64Var(&t.warmup, "warmup", 150, "steps of linear warm-up, at most half of all")
 	f.StringVar(&t.device, "device", "", "auto, cpu or cuda; default: what the job says")
 	f.StringVar(&t.precision, "precision", "f32", "f32 or bf16")
 	f.IntVar(&t.threads, "threads", 0, "threads to compute with; default: what the job says")

@@ -77,15 +77,22 @@ func NewGPT(dev kernels.Device, cfg GPTConfig) (*GPT, error) {
 	return m, nil
 }
 
+// Standard deviations of GPT-2's initialisation, and the smallest width that they were made for.
+const (
+	initStd   = 0.02
+	initWidth = 768
+)
+
 // specs declares the tensors with GPT-2's initialisation: normals of 0.02, those that write to the residual
-// stream divided by √(2·layers), biases 0, norms 1.
+// stream divided by √(2·layers), biases 0, norms 1. In models narrower than GPT-2 the matrices of the layers grow as
+// 1/√width: with 0.02 attention is near uniform there, and takes twice the steps to leave the bigrams behind.
 func (c GPTConfig) specs() []spec {
-	const std = 0.02
-	residual := float32(std / math.Sqrt(float64(2*c.Layers))) // a correctly rounded root: equal everywhere
 	w := c.Width
+	matrix := initStd * math.Sqrt(max(1, initWidth/float64(w))) // a correctly rounded root: equal everywhere
+	std, residual := float32(matrix), float32(matrix/math.Sqrt(float64(2*c.Layers)))
 	specs := []spec{
-		{name: "wte.weight", shape: []int{c.Vocab, w}, std: std},
-		{name: "wpe.weight", shape: []int{c.Context, w}, std: std},
+		{name: "wte.weight", shape: []int{c.Vocab, w}, std: initStd},
+		{name: "wpe.weight", shape: []int{c.Context, w}, std: initStd},
 	}
 	for l := range c.Layers {
 		h := fmt.Sprintf("h.%d.", l)

@@ -288,10 +288,21 @@ func done(a attempt) <-chan attempt {
 
 func TestSilentClientsKeepNobodyOut(t *testing.T) {
 	l, addrs := listen(t, 2, Config{MaxPending: 4, HandshakeTimeout: patience})
-	for range 20 {
+	const clients = 20
+	closed := make(chan struct{}, clients)
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	for range clients {
 		c, err := net.Dial("tcp", addrs[0])
 		require.NoError(t, err)
 		defer c.Close()
+		reading.Go(func() {
+			c.Read(make([]byte, 1))
+			closed <- struct{}{}
+		})
+	}
+	for range clients - 4 {
+		<-closed // displaced
 	}
 	l[0].until(t, func() bool { return len(l[0].pending) == 4 })
 	requireWorks(t, connect(t, l[0], id(1, 0), addrs), connect(t, l[1], id(1, 1), addrs))

@@ -1,0 +1,84 @@
+package collective_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/transport/inproc"
+	"github.com/farandole-ml/farandole/elastic"
+)
+
+// counted counts the bytes that a rank sends.
+type counted struct {
+	collective.Transport
+	bytes atomic.Int64
+}
+
+func (c *counted) Send(to int, b []byte) error {
+	c.bytes.Add(int64(len(b)))
+	return c.Transport.Send(to, b)
+}
+
+// sentBy runs one operation on every rank and gives the bytes that each sent.
+func sentBy(t *testing.T, world int, run func(g *collective.Group) error) []int64 {
+	transports := inproc.New(world)
+	sent := make([]int64, world)
+	errs := make([]error, world)
+	var wg sync.WaitGroup
+	for r, tr := range transports {
+		wg.Go(func() {
+			c := &counted{Transport: tr}
+			g := collective.NewTuned(c, collective.Tuning{DirectBytes: -1})
+			defer g.Close()
+			errs[r] = run(g)
+			sent[r] = c.bytes.Load()
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+	return sent
+}
+
+// TestTraffic checks the byte counts of docs/algorithms.md by counting, and with -v prints its table.
+func TestTraffic(t *testing.T) {
+	ctx := context.Background()
+	for _, shards := range []int{8, 16, 32} {
+		var table strings.Builder
+		fmt.Fprintf(&table, "S = %d\n| W | partials | largest | reduce-scatter | whole |\n|---|---|---|---|---|\n", shards)
+		for world := 2; world <= shards; world++ {
+			n := 16 * world * 8 // elements: segments of equal length
+			ring := sentBy(t, world, func(g *collective.Group) error { return g.AllReduce(ctx, make([]float32, n)) })
+			ranges := elastic.Assign(shards, world)
+			tree := sentBy(t, world, func(g *collective.Group) error {
+				var partials []collective.Partial
+				for _, node := range elastic.Partials(ranges[g.Rank()], shards) {
+					partials = append(partials, collective.Partial{Node: node, Data: make([]float32, n)})
+				}
+				return g.ReduceTree(ctx, make([]float32, n), partials, ranges, shards)
+			})
+			all, largest := 0, 0
+			var sent int64
+			for r := range world {
+				p := len(elastic.Partials(ranges[r], shards))
+				all, largest = all+p, max(largest, p)
+				sent += tree[r]
+				share := int64(4 * n / world * (world - 1)) // a buffer less the own segment
+				require.Equal(t, 2*share, ring[r])
+				require.Equal(t, int64(p+1)*share, tree[r])
+			}
+			scatter := float64(all) / float64(world)
+			require.InDelta(t, (scatter+1)/2, float64(sent)/float64(int64(world)*ring[0]), 1e-12)
+			fmt.Fprintf(&table, "| %d | %d | %d | %.2f | %.2f |\n", world, all, largest, scatter, (scatter+1)/2)
+		}
+		t.Log("\n" + table.String())
+	}
+}
