@@ -1,5 +1,4 @@
-// Command bare trains a logistic regression with its own loop and []float32 gradients, shared with all workers:
-// "bare" alone and "farandole run --workers 4 -- bare" end with the same bits.
+// Command bare trains a logistic regression with its own loop and []float32 gradients: the same bits on any number of workers.
 package main
 
 import (
