@@ -91,7 +91,7 @@ func restoreJob(s *server, v *saved, history []*pb.JobEvent) (*job, error) {
 		j.over = true
 		j.feed.close()
 	}
-	if v.Record.Generation == 0 && v.Record.View == nil {
+	if v.Record.Generation == 0 && v.Record.Ended == nil {
 		j.state = elastic.New(j.policy())
 	} else {
 		j.state = elastic.Restore(j.policy(), v.Record, monotonic())
@@ -126,6 +126,10 @@ func (j *job) run(ctx context.Context) error {
 	defer j.feed.close()
 	t := time.NewTicker(j.limits.Heartbeat / 2)
 	defer t.Stop()
+	if r := j.state.Result(); r != nil && !j.over {
+		j.end(*r) // an earlier life decided it and crashed before it told anybody
+		j.flush()
+	}
 	for {
 		select {
 		case <-ctx.Done():

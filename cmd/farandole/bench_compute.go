@@ -79,14 +79,17 @@ type stepReport struct {
 }
 
 func newBenchStepCommand() *cobra.Command {
-	o, model, batch, seq := &computeOptions{}, "", 0, 0
+	o, model, batch, seq, inJob := &computeOptions{}, "", 0, 0, false
 	cmd := &cobra.Command{
 		Use:   "step",
 		Short: "Time training steps of a model on this machine, by phase",
 		Long: `Step trains a model on noise, alone in this process, and times forward, backward and optimizer update. Throughput
 counts tokens, or images for a perceptron; gflops is the model's arithmetic over the whole step, and peak_gflops what
-this machine's cores reach in registers at the same time.`,
-		Example: "  farandole bench step --model gpt2-124m --batch 4 --seq 64",
+this machine's cores reach in registers at the same time.
+
+With --in-job it asks what the machinery costs: the same training program runs alone, without a coordinator, and as a job
+of one worker, in turn, and times its own steps.`,
+		Example: "  farandole bench step --model gpt2-124m --batch 4 --seq 64\n  farandole bench step --model small --iters 200 --in-job",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if batch < 1 || batch > 1<<20 || seq < 1 || seq > 1<<20 {
@@ -99,6 +102,15 @@ this machine's cores reach in registers at the same time.`,
 			defer dev.Close()
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
+			if inJob {
+				rep, err := benchMachinery(ctx, model, batch, seq, o)
+				if err == nil && o.output == "json" {
+					err = writeJSON(cmd.OutOrStdout(), rep)
+				} else if err == nil {
+					fmt.Fprintln(cmd.OutOrStdout(), rep)
+				}
+				return err
+			}
 			rep, err := benchStep(ctx, dev, model, batch, seq, o)
 			if err != nil {
 				return err
@@ -115,6 +127,7 @@ this machine's cores reach in registers at the same time.`,
 		},
 	}
 	o.addFlags(cmd, 10)
+	cmd.Flags().BoolVar(&inJob, "in-job", false, "compare with the same steps in a job of one worker")
 	cmd.Flags().StringVar(&model, "model", "small", strings.Join(nn.GPTNames(), ", "))
 	cmd.Flags().IntVar(&batch, "batch", 4, "rows of a batch")
 	cmd.Flags().IntVar(&seq, "seq", 64, "tokens of a row; 1 for a perceptron")

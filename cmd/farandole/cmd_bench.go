@@ -38,7 +38,7 @@ func newBenchCommand() *cobra.Command {
 	for _, op := range benchOps {
 		cmd.AddCommand(newBenchOpCommand(op))
 	}
-	cmd.AddCommand(newBenchStepCommand(), newBenchGEMMCommand(), newBenchRankCommand())
+	cmd.AddCommand(newBenchStepCommand(), newBenchGEMMCommand(), newBenchRankCommand(), newBenchTrainerCommand())
 	return cmd
 }
 
