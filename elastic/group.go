@@ -115,6 +115,14 @@ func (s *State) formed(t time.Duration, e Formed) {
 	}
 }
 
+// rankText names a member of the view as people know it.
+func (s *State) rankText(id MemberID) string {
+	if r := s.view.RankOf(id); r >= 0 {
+		return fmt.Sprintf("rank %d", r)
+	}
+	return "a peer"
+}
+
 func (s *State) suspected(t time.Duration, e Suspected) {
 	m := s.touch(t, e.By)
 	if m == nil || s.view == nil || !m.inView || e.Generation != s.view.Generation {
@@ -126,7 +134,7 @@ func (s *State) suspected(t time.Duration, e Suspected) {
 	}
 	if g := &s.group; !g.broken && s.current(m, e.Generation) {
 		g.broken, g.since = true, t
-		g.reason = fmt.Sprintf("%s lost %s: %s", e.By, cmp.Or(string(e.Peer), "a peer"), cmp.Or(e.Reason, "no reason given"))
+		g.reason = fmt.Sprintf("rank %d lost %s: %s", m.rank, s.rankText(e.Peer), cmp.Or(e.Reason, "no reason given"))
 		s.note("suspect", peer, g.reason)
 	}
 	if peer != nil && peer != m {
