@@ -5,11 +5,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # What is trained. Every variable may be set from outside: STEPS=200 examples/demo.sh
-STEPS=${STEPS:-60}
+STEPS=${STEPS:-600}
 SHARDS=${SHARDS:-8} # logical shards of a global batch: the largest world size
-BATCH=${BATCH:-8}   # samples of a global batch
+BATCH=${BATCH:-16}  # sequences of a global batch
 SEQ=${SEQ:-64}
-MODEL=${MODEL:-tiny}
+MODEL=${MODEL:-small}
 SEED=${SEED:-1}
 
 # What happens to it.
@@ -21,7 +21,7 @@ CHAOS=${CHAOS:-"kill rank=1 step=$((STEPS / 6)); stop rank=0 step=$((STEPS / 3))
 BIN=${BIN:-bin}
 OUT=${OUT:-$(mktemp -d "${TMPDIR:-/tmp}/farandole-demo.XXXXXX")}
 
-program=("$BIN/gpt" --model "$MODEL" --steps "$STEPS" --shards "$SHARDS" --batch "$BATCH" --seq "$SEQ" --seed "$SEED")
+program=("$BIN/gpt" --model "$MODEL" --steps "$STEPS" --shards "$SHARDS" --batch "$BATCH" --seq "$SEQ" --seed "$SEED" --sample)
 
 # field FILE KEY prints a string or number of a summary.
 field() {
