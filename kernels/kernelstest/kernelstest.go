@@ -28,14 +28,23 @@ func Run(t *testing.T, newDevice func(t testing.TB) kernels.Device) {
 			})
 		}
 	})
+	t.Run("large", func(t *testing.T) {
+		d := newDevice(t)
+		for _, p := range large(random(1)) {
+			p.Check(t, d)
+		}
+	})
 	t.Run("contract", func(t *testing.T) { contract(t, newDevice) })
 	t.Run("non-finite values", func(t *testing.T) { nonFinite(t, newDevice(t)) })
 }
 
-// EqualBits checks that both devices give the same bits for one random problem of each operation and seed, with
-// dimensions up to size. Every other seed's values have zeros, subnormal, huge, infinite and NaN values among them.
+// EqualBits checks that both devices give the same bits for a few large problems, and for one random problem of each operation
+// and seed, with dimensions up to size. Every other seed's values have zeros, subnormal, huge, infinite and NaN values among them.
 func EqualBits(t *testing.T, want, got kernels.Device, size int, seeds ...uint64) {
 	t.Helper()
+	for _, p := range large(random(2)) {
+		EqualBitsOf(t, want, got, p, 2)
+	}
 	for _, g := range Generators {
 		for _, seed := range seeds {
 			EqualBitsOf(t, want, got, g.Make(random(seed), size), seed)

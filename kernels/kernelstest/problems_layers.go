@@ -17,6 +17,10 @@ func product(r *rand.Rand, size int) (m, n, k int) {
 
 func linear(r *rand.Rand, size int) Problem {
 	m, n, k := product(r, size)
+	return linearOf(r, m, n, k)
+}
+
+func linearOf(r *rand.Rand, m, n, k int) Problem {
 	p := Problem{
 		Name: fmt.Sprintf("Linear m=%d n=%d k=%d", m, n, k),
 		Buffers: []Argument{out("out", m*n, summed(k)), in("x", normal(r, m*k, 1)), in("w", normal(r, n*k, 1)),
@@ -34,6 +38,10 @@ func linear(r *rand.Rand, size int) Problem {
 
 func linearBackward(r *rand.Rand, size int) Problem {
 	m, n, k := product(r, size)
+	return linearBackwardOf(r, m, n, k)
+}
+
+func linearBackwardOf(r *rand.Rand, m, n, k int) Problem {
 	p := Problem{
 		Name: fmt.Sprintf("LinearBackward m=%d n=%d k=%d", m, n, k),
 		Buffers: []Argument{out("dx", m*k, summed(n)), inout("dw", normal(r, n*k, 1), summed(m)),
@@ -152,6 +160,18 @@ func narrow(x []float64) []float32 {
 	return y
 }
 
+// large are problems past every block: three canonical blocks of each summed dimension, more rows and columns than any
+// implementation packs at once.
+func large(r *rand.Rand) []Problem {
+	return []Problem{
+		linearOf(r, 3, 5, 2*kernels.BlockK+101), linearOf(r, 1100, 3, 17), linearOf(r, 2, 1000, 31), linearOf(r, 15, 33, 3*kernels.BlockK),
+		linearBackwardOf(r, 2*kernels.BlockK+101, 3, 5), linearBackwardOf(r, 3, 2*kernels.BlockK+101, 5),
+		linearBackwardOf(r, 7, 1100, 3), linearBackwardOf(r, 7, 3, 1100),
+		attentionOf(r, 1, 2*kernels.BlockK+13, 1, 5), attentionOf(r, 1, 11, 2, 2*kernels.BlockK+13),
+		attentionBackwardOf(r, 1, 2*kernels.BlockK+13, 1, 5), attentionBackwardOf(r, 1, 11, 2, 2*kernels.BlockK+13),
+	}
+}
+
 // attentionShape keeps b·heads·t²·hs in bounds; t passes BlockK now and then.
 func attentionShape(r *rand.Rand, size int) (b, t, heads, hs int) {
 	b, heads, t = 1+r.IntN(3), 1+r.IntN(3), dim(r, size)
@@ -163,6 +183,10 @@ func attentionShape(r *rand.Rand, size int) (b, t, heads, hs int) {
 
 func attention(r *rand.Rand, size int) Problem {
 	b, t, heads, hs := attentionShape(r, size)
+	return attentionOf(r, b, t, heads, hs)
+}
+
+func attentionOf(r *rand.Rand, b, t, heads, hs int) Problem {
 	c := heads * hs
 	return Problem{
 		Name: fmt.Sprintf("Attention b=%d t=%d heads=%d hs=%d", b, t, heads, hs),
@@ -180,6 +204,10 @@ func attention(r *rand.Rand, size int) Problem {
 
 func attentionBackward(r *rand.Rand, size int) Problem {
 	b, t, heads, hs := attentionShape(r, size)
+	return attentionBackwardOf(r, b, t, heads, hs)
+}
+
+func attentionBackwardOf(r *rand.Rand, b, t, heads, hs int) Problem {
 	c := heads * hs
 	qkv := normal(r, b*t*3*c, 1)
 	_, att := Attention64(widen(qkv), b, t, heads, hs)
