@@ -20,27 +20,21 @@ import (
 
 var benchSizes = []int{1 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20}
 
-// operation is a collective on a buffer, to be measured.
+// operation makes a rank's collective on a buffer, to be measured.
 type operation struct {
 	name string
-	run  func(ctx context.Context, g *collective.Group, b []float32) error
+	of   func(g *collective.Group, b []float32) func(ctx context.Context) error
 }
 
 var operations = []operation{
-	{"ring", func(ctx context.Context, g *collective.Group, b []float32) error { return g.AllReduce(ctx, b) }},
-	{"tree", func() func(ctx context.Context, g *collective.Group, b []float32) error {
-		var ranges sync.Map
-		return func(ctx context.Context, g *collective.Group, b []float32) error {
-			v, ok := ranges.Load(g.World())
-			if !ok {
-				v, _ = ranges.LoadOrStore(g.World(), elastic.Assign(g.World(), g.World()))
-			}
-			of := v.([]elastic.Range)
-			var one [1]collective.Partial
-			one[0] = collective.Partial{Node: of[g.Rank()], Data: b}
-			return g.ReduceTree(ctx, b, one[:], of, g.World())
-		}
-	}()},
+	{"ring", func(g *collective.Group, b []float32) func(context.Context) error {
+		return func(ctx context.Context) error { return g.AllReduce(ctx, b) }
+	}},
+	{"tree", func(g *collective.Group, b []float32) func(context.Context) error {
+		ranges := elastic.Assign(g.World(), g.World())
+		partials := []collective.Partial{{Node: ranges[g.Rank()], Data: b}}
+		return func(ctx context.Context) error { return g.ReduceTree(ctx, b, partials, ranges, len(ranges)) }
+	}},
 }
 
 func sizeName(n int) string {
@@ -65,19 +59,18 @@ func BenchmarkAllReduceTCP(b *testing.B) {
 
 func benchmark(b *testing.B, op operation, world, size int) {
 	groups := make([]*collective.Group, world)
-	bufs := make([][]float32, world)
+	runs := make([]func(context.Context) error, world)
 	for r, tr := range mesh(b, world, tcp.Config{}) {
 		groups[r] = collective.New(tr)
 		defer groups[r].Close()
-		bufs[r] = make([]float32, size/4)
-		require.NoError(b, nil)
+		runs[r] = op.of(groups[r], make([]float32, size/4))
 	}
 	round := func(n int) {
 		var wg sync.WaitGroup
-		for r, g := range groups {
+		for _, run := range runs {
 			wg.Go(func() {
 				for range n {
-					if err := op.run(context.Background(), g, bufs[r]); err != nil {
+					if err := run(context.Background()); err != nil {
 						b.Error(err)
 						return
 					}
@@ -181,15 +174,15 @@ func benchRank(rank int, addrs []string) error {
 }
 
 func benchSize(ctx context.Context, g *collective.Group, op operation, size int) error {
-	repeat := min(max(int(time.Second)*2/(size+100_000)/3, 20), 1000)
-	buf := make([]float32, size/4)
+	repeat := min(max(int(time.Second)/(size+500_000)/3, 20), 1000)
+	run := op.of(g, make([]float32, size/4))
 	took := make([]float32, repeat)
 	for i := range repeat + 5 {
 		if err := g.Barrier(ctx); err != nil {
 			return err
 		}
 		start := time.Now()
-		if err := op.run(ctx, g, buf); err != nil {
+		if err := run(ctx); err != nil {
 			return err
 		}
 		if i >= 5 {

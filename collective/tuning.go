@@ -72,18 +72,6 @@ func (g grid) chunk(rank, c int) span {
 	return span{s.lo + cut(n, g.chunks, c, g.unit), s.lo + cut(n, g.chunks, c+1, g.unit)}
 }
 
-// maxChunk bounds the length of a chunk.
-func (g grid) maxChunk() int {
-	most := 0
-	for r := range g.world {
-		for c := range g.chunks {
-			s := g.chunk(r, c)
-			most = max(most, s.hi-s.lo)
-		}
-	}
-	return most
-}
-
 func bytesOf(f []float32) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f))), 4*len(f))
 }

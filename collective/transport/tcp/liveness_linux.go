@@ -5,6 +5,7 @@ import (
 	"net"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,7 +36,7 @@ func (t *transport) watch(liveness time.Duration) {
 	period := liveness / checksPerLiveness
 	ticker := time.NewTicker(max(period, time.Millisecond))
 	defer ticker.Stop()
-	last := time.Now()
+	last, q := time.Now(), newInquiry()
 	for {
 		select {
 		case <-t.over:
@@ -43,7 +44,7 @@ func (t *transport) watch(liveness time.Duration) {
 		case now := <-ticker.C:
 			// A process that was itself stopped accuses nobody: it looks again a period later.
 			if late := now.Sub(last) > 2*period; !late {
-				t.check(liveness)
+				t.check(q, liveness)
 			}
 			last = now
 			t.checks.Add(1)
@@ -51,19 +52,33 @@ func (t *transport) watch(liveness time.Duration) {
 	}
 }
 
-func (t *transport) check(liveness time.Duration) {
+// inquiry asks the kernel about a connection, into the same memory again and again.
+type inquiry struct {
+	info unix.TCPInfo
+	ok   bool
+	ask  func(fd uintptr)
+}
+
+func newInquiry() *inquiry {
+	q := &inquiry{}
+	q.ask = func(fd uintptr) {
+		size := uint32(unsafe.Sizeof(q.info))
+		_, _, errno := syscall.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.IPPROTO_TCP, unix.TCP_INFO,
+			uintptr(unsafe.Pointer(&q.info)), uintptr(unsafe.Pointer(&size)), 0)
+		q.ok = errno == 0
+	}
+	return q
+}
+
+func (t *transport) check(q *inquiry, liveness time.Duration) {
 	for _, p := range t.peers {
 		if p == nil {
 			continue
 		}
-		var info *unix.TCPInfo
-		err := p.wire.in.raw.Control(func(fd uintptr) {
-			info, _ = unix.GetsockoptTCPInfo(int(fd), syscall.IPPROTO_TCP, unix.TCP_INFO)
-		})
-		if err != nil || info == nil {
+		if err := p.wire.in.raw.Control(q.ask); err != nil || !q.ok {
 			continue // closed: somebody else noticed
 		}
-		if reason := silence(info, liveness); reason != "" {
+		if reason := silence(&q.info, liveness); reason != "" {
 			t.fail(p, fmt.Errorf("%w: %s", errLost, reason))
 			return
 		}
