@@ -10,7 +10,9 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	pb "github.com/farandole-ml/farandole/coordinator/coordinatorpb"
 	"github.com/farandole-ml/farandole/elastic"
@@ -51,6 +53,10 @@ func (s *Session) control(ctx context.Context) {
 		}
 		if welcomed {
 			retry = firstRetry
+		}
+		if !s.fit && status.Code(err) == codes.InvalidArgument {
+			s.pos.end(1, err)
+			return // the coordinator does not hear a worker without a plan; the agent tells it of the exit
 		}
 		s.log.Info("no coordinator; training goes on while the group works", "addr", s.cfg.Coordinator, "err", err)
 		select {

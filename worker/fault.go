@@ -13,7 +13,7 @@ import (
 
 // Points where a Fault strikes.
 const (
-	PointGradients = "gradients"                // before a shard's gradient is computed
+	PointGradients = "gradients"                // a shard's gradient is computed, it is not in the sum
 	PointReduce    = "before-reduce"            // own shards are done, nothing is sent
 	PointReduced   = "between-reduce-and-apply" // this rank has the sum, the update is not done
 	PointApplied   = "after-apply"              // the update is done, nobody was told

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"os/signal"
 	"time"
@@ -86,21 +85,17 @@ func (s *Session) run(ctx context.Context, t Trainer) error {
 
 // step does one step of t. Only the program's own errors come back.
 func (s *Session) step(ctx context.Context, t Trainer) error {
-	c, rank := s.cur, s.cur.gen.rank
+	c := s.cur
 	for _, shard := range s.Shards() {
 		if c.gen.ctx.Err() != nil {
 			return nil
 		}
-		nan := s.strike(PointGradients, c.number, rank)
 		loss, err := t.Gradients(c.gen.ctx, shard)
 		if c.gen.ctx.Err() != nil {
 			return nil // dropped, and the error with it
 		}
 		if err != nil {
 			return fmt.Errorf("%v: %w", shard, err)
-		}
-		if nan {
-			s.params[0].grad[0] = float32(math.NaN())
 		}
 		s.Add(shard, loss)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -256,6 +257,9 @@ func (s *Session) Add(shard elastic.Shard, loss float64) {
 	c := s.cur
 	if c == nil || c.sum == nil {
 		panic("worker: Add without a step: call Next first")
+	}
+	if s.strike(PointGradients, c.number, c.gen.rank) {
+		s.params[0].grad[0] = float32(math.NaN())
 	}
 	if c.gen.ctx.Err() != nil {
 		return // the step is dropped already
