@@ -99,12 +99,14 @@ func savedLine(s *pb.Saved) string {
 }
 
 func (r *renderer) showView(v *pb.ViewEvent) {
-	r.view = v
-	r.points = nil
 	from := "from the start"
-	if v.Resume > 0 {
+	switch {
+	case v.Resume > 0 && r.view == nil: // nobody here did those steps
+		from = fmt.Sprintf("going on from the checkpoint of step %d", v.Resume)
+	case v.Resume > 0:
 		from = fmt.Sprintf("going on after step %d", v.Resume)
 	}
+	r.view, r.points = v, nil
 	hosts := map[string]bool{}
 	for _, h := range v.Hosts {
 		hosts[h] = true

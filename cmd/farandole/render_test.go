@@ -149,6 +149,16 @@ func TestBarFitsEveryWidth(t *testing.T) {
 	}
 }
 
+func TestFirstViewBehindACheckpoint(t *testing.T) {
+	var b bytes.Buffer
+	r := newRenderer(newConsole(&b, &b, false), time.Now)
+	for gen := range uint64(2) {
+		r.event(&pb.JobEvent{Of: &pb.JobEvent_View{View: &pb.ViewEvent{Generation: gen + 1, Resume: 30, Members: []string{"a"}}}})
+	}
+	require.Equal(t, "farandole: generation 1: 1 worker, going on from the checkpoint of step 30\n"+
+		"farandole: generation 2: 1 worker, going on after step 30\n", b.String())
+}
+
 func TestTexts(t *testing.T) {
 	for _, tc := range []struct{ got, want string }{
 		{count(1, "worker"), "1 worker"}, {count(0, "worker"), "0 workers"}, {count(2, "worker"), "2 workers"},
