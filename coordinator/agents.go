@@ -212,11 +212,21 @@ func (s *server) Serve(st pb.Coordinator_ServeServer) error {
 func (s *server) agentSays(id string, m *pb.AgentMessage) {
 	switch v := m.Of.(type) {
 	case *pb.AgentMessage_Exited:
-		s.agents.exited(id, v.Exited.Member)
-		if j, err := s.job(v.Exited.Job); err == nil {
-			j.post(func() { j.exited(id, v.Exited) })
+		j, err := s.job(v.Exited.Job)
+		if err != nil {
+			s.agents.exited(id, v.Exited.Member)
+			s.poke()
+			return
 		}
-		s.poke()
+		// The slot is free only after the job decided whether the dead worker used it up.
+		j.post(func() {
+			j.exited(id, v.Exited)
+			s.agents.exited(id, v.Exited.Member)
+			s.group.Go(func() error { // posts to this very goroutine, too
+				s.poke()
+				return nil
+			})
+		})
 	case *pb.AgentMessage_Started:
 		if j, err := s.job(v.Started.Job); err == nil {
 			j.post(func() { j.started(v.Started) })

@@ -22,7 +22,10 @@ func (s *server) Attach(st pb.Coordinator_AttachServer) error {
 		return err
 	}
 	h := first.GetHello()
-	if h == nil || h.GetMember().GetId() == "" || h.GetMember().GetAddr() == "" || h.GetPlan() == nil {
+	if h != nil && h.Plan == nil {
+		return s.failedSetup(st, h)
+	}
+	if h == nil || h.GetMember().GetId() == "" || h.GetMember().GetAddr() == "" {
 		return status.Error(codes.InvalidArgument, "a worker says hello first, with its id, address and plan")
 	}
 	if n := h.Plan.Shards; n < 1 || n > maxShards {
@@ -49,6 +52,28 @@ func (s *server) Attach(st pb.Coordinator_AttachServer) error {
 	}()
 	err = out.drain(st.Context(), st.Send)
 	j.post(func() { j.detached(id, out) })
+	return err
+}
+
+// failedSetup hears a worker out whose program failed before it had a plan.
+func (s *server) failedSetup(st pb.Coordinator_AttachServer, h *pb.Hello) error {
+	m, err := recvWithin(st.Context(), helloWait, st.Recv)
+	if err != nil {
+		return err
+	}
+	f := m.GetFailed()
+	if f == nil {
+		return status.Error(codes.InvalidArgument, "a worker without a plan can only say that it failed")
+	}
+	j, err := s.job(h.Job)
+	if err != nil {
+		return err
+	}
+	err = j.call(st.Context(), func() {
+		id := elastic.MemberID(h.GetMember().GetId())
+		j.blame(&member{id: id, host: h.GetMember().GetHost(), rank: -1}, nil)
+		j.fail(f.Reason, f.Usage)
+	})
 	return err
 }
 
@@ -146,6 +171,10 @@ func (j *job) hear(id elastic.MemberID, out *outbox[*pb.WorkerCommand], msg *pb.
 
 func (j *job) heartbeat(id elastic.MemberID, h *pb.Heartbeat) {
 	resumed, advanced := j.prog.heard(h)
+	if j.prog.pausedFor != 0 {
+		j.saved.Paused += j.prog.pausedFor
+		j.prog.pausedFor, j.dirty = 0, true
+	}
 	for _, c := range resumed {
 		j.srv.metrics.resume.WithLabelValues(j.id).Observe(c.ResumeMs / 1e3)
 		j.change(c)

@@ -238,6 +238,59 @@ func TestBadRequests(t *testing.T) {
 	require.Contains(t, end.Reason, "2 logical shards and cannot feed 4 workers")
 }
 
+func TestSetupErrorEndsTheJob(t *testing.T) {
+	l := start(t, t.TempDir(), "127.0.0.1:0")
+	job := submit(t, l, &pb.JobSpec{Min: 1})
+	st, err := l.cl.Attach(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, st.Send(&pb.WorkerMessage{Of: &pb.WorkerMessage_Hello{Hello: &pb.Hello{Job: job, Member: &pb.Member{Id: "a"}}}}))
+	require.NoError(t, st.Send(&pb.WorkerMessage{Of: &pb.WorkerMessage_Failed{Failed: &pb.Failed{Reason: "no data", Usage: true}}}))
+	end := lastEvent(t, l, job).GetEnded()
+	require.EqualValues(t, 2, end.Code)
+	require.Equal(t, "no data", end.Reason)
+}
+
+// TestSlotsAreUsedUp: two workers that die at once leave no slot for a third when no restarts are left.
+func TestSlotsAreUsedUp(t *testing.T) {
+	l := start(t, t.TempDir(), "127.0.0.1:0")
+	job := submit(t, l, &pb.JobSpec{Min: 1, Max: 2, LivenessNanos: int64(time.Minute)})
+	st, err := l.cl.Serve(t.Context())
+	require.NoError(t, err)
+	say := func(m *pb.AgentMessage) { require.NoError(t, st.Send(m)) }
+	say(&pb.AgentMessage{Of: &pb.AgentMessage_Hello{Hello: &pb.AgentHello{Id: "x", Host: "h", Slots: 2}}})
+	spawned := func() *pb.Spawn {
+		for {
+			c, err := st.Recv()
+			require.NoError(t, err)
+			if c.GetSpawn() != nil {
+				return c.GetSpawn()
+			}
+			require.Nil(t, c.GetRelease(), "the job ended")
+		}
+	}
+	var ids []string
+	for range 2 {
+		ids = append(ids, spawned().Member)
+	}
+	fresh := &pb.Fence{HoldsState: true}
+	for _, id := range ids {
+		l.attach(t.Context(), job, id, fresh)
+	}
+	for _, id := range ids {
+		say(&pb.AgentMessage{Of: &pb.AgentMessage_Exited{Exited: &pb.Exited{Job: job, Member: id, Code: 3}}})
+	}
+	// All workers ended by themselves and nobody can come: the job ends; a spawn would have come first.
+	for {
+		c, err := st.Recv()
+		require.NoError(t, err)
+		require.Nil(t, c.GetSpawn(), "a used-up slot was filled again")
+		if c.GetRelease() != nil {
+			break
+		}
+	}
+	require.EqualValues(t, 1, lastEvent(t, l, job).GetEnded().Code)
+}
+
 func (l *life) attachPlan(job, id string, p *pb.Plan) {
 	st, err := l.cl.Attach(l.t.Context())
 	require.NoError(l.t, err)

@@ -44,6 +44,7 @@ func (j *job) cancel(save bool) {
 func (j *job) end(a elastic.Ended) {
 	j.over = true
 	now := time.Now()
+	j.prog.step = max(j.prog.step, int64(j.state.Applied()))
 	e := &pb.JobEnded{
 		Status: "failed", Code: int32(a.Code), Reason: a.Reason, Steps: j.prog.step, Loss: j.prog.loss,
 		Ledger: ledgerTo(j.state.Ledger()), Plan: j.plan,
@@ -67,9 +68,9 @@ func (j *job) end(a elastic.Ended) {
 			e.WeightsSha256 = m.finished.WeightsSha256
 		}
 	}
-	if !j.prog.started.IsZero() {
-		e.TrainSeconds = now.Sub(j.prog.started).Seconds()
-		e.PausedSeconds = j.prog.pausedFor.Seconds()
+	if !j.saved.Started.IsZero() {
+		e.TrainSeconds = now.Sub(j.saved.Started).Seconds()
+		e.PausedSeconds = j.saved.Paused.Seconds()
 	}
 	b, err := proto.Marshal(e)
 	if err != nil {

@@ -233,6 +233,10 @@ func (j *job) announce(a elastic.Announce) {
 		m.rank = rank
 	}
 	if j.prog.view(a.View) {
+		if j.saved.Started.IsZero() {
+			j.saved.Started = time.Now()
+		}
+		j.dirty = true
 		ev := &pb.ViewEvent{Generation: uint64(a.View.Generation), Resume: int64(a.View.Resume)}
 		for _, rm := range a.View.Roster {
 			ev.Members = append(ev.Members, string(rm.ID))

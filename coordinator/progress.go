@@ -13,7 +13,6 @@ type progress struct {
 	loss       float64
 	generation uint64
 	world      int
-	started    time.Time // when the first view was announced
 	lastCommit time.Time
 	rate       float64       // steps per second, smoothed
 	resumed    bool          // a step was committed in this generation
@@ -37,9 +36,6 @@ func (p *progress) view(v *elastic.View) bool {
 		return false
 	}
 	p.generation, p.world, p.resumed = uint64(v.Generation), v.World(), false
-	if p.started.IsZero() {
-		p.started = time.Now()
-	}
 	return true
 }
 

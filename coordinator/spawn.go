@@ -124,7 +124,6 @@ func (j *job) exited(agent string, v *pb.Exited) {
 	}
 	j.dirty = true
 	j.drop(m, exitText(v))
-	j.reconcile()
 }
 
 // neverJoined ends the job for a program that cannot be started, or that ends before it joins: it would do so again.

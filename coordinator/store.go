@@ -34,6 +34,8 @@ type saved struct {
 	Record   elastic.Record
 	Restarts int            // used up of MaxRestarts
 	Burnt    map[string]int // agent id → slots that a dead worker used up
+	Started  time.Time      // when the first view was announced
+	Paused   time.Duration  // between the last commit of a generation and the first of the next, in all
 	Ended    []byte         // coordinatorpb.JobEnded; empty while it runs
 }
 
