@@ -15,6 +15,10 @@ import (
 // Buffers hold partial results: drop them and redo the step.
 var ErrGenerationChanged = errors.New("generation changed")
 
+// ErrPeerMoved says that a peer left the group because it was told of another generation before this rank was.
+// Nobody failed: the news will come here too.
+var ErrPeerMoved = errors.New("the peer was told of another generation")
+
 // ErrClosed says that the group was closed by its owner.
 var ErrClosed = errors.New("group closed")
 

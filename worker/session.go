@@ -235,7 +235,7 @@ func (s *Session) mend(g *generation, err error) error {
 	g.broken = true
 	peer := elastic.MemberID("")
 	var pe *collective.PeerError
-	moved := errors.Is(err, collective.ErrGenerationChanged) // it did as it was told: nobody is to blame
+	moved := errors.Is(err, collective.ErrPeerMoved) || errors.Is(err, collective.ErrGenerationChanged) // nobody is to blame
 	if errors.As(err, &pe) && !moved && pe.Rank >= 0 && pe.Rank < g.world() {
 		peer = g.view.Roster[pe.Rank].ID
 	}

@@ -10,7 +10,11 @@ import (
 
 // A goodbye is the last frame of a connection whose rank gives the group up, so that its peers can tell the one that
 // failed from those that left because of it. It is sent where that is possible at once: its absence means nothing.
-// Its operation number is the blamed rank plus one, zero for none; its message is a text.
+// Its operation number is the blamed rank plus one, zero for none; its shape is shapeMoved when the rank left for another
+// generation; its message is a text.
+
+// shapeMoved in a goodbye says that nothing is wrong: the rank was told of another generation before its peer was.
+const shapeMoved = 1
 
 // errLeft is a goodbye that blames nobody.
 var errLeft = errors.New("left the group")
@@ -23,6 +27,9 @@ func farewell(cause error) []byte {
 	if errors.As(cause, &pe) {
 		h.op.Seq = uint32(pe.Rank) + 1
 		text = pe.Err.Error()
+	}
+	if errors.Is(cause, collective.ErrGenerationChanged) {
+		h.op.Shape = shapeMoved
 	}
 	text = text[:min(len(text), maxGoodbye)]
 	h.bytes = uint64(len(text))
@@ -43,6 +50,8 @@ func (t *transport) goodbye(p *peer, h header, got []byte) error {
 	}
 	blamed := int(h.op.Seq) - 1
 	switch {
+	case blamed < 0 && h.op.Shape == shapeMoved:
+		return t.fail(p, collective.ErrPeerMoved)
 	case blamed < 0:
 		return t.fail(p, fmt.Errorf("%w: %q", errLeft, text))
 	case blamed == t.id.Rank || blamed >= len(t.peers):

@@ -138,6 +138,15 @@ func TestAGoodbyeSaysWhy(t *testing.T) {
 	require.NoError(t, transports[0].Close())
 }
 
+// TestAMoveBlamesNobody: a rank that leaves for another generation is known by its peers to have done just that.
+func TestAMoveBlamesNobody(t *testing.T) {
+	transports := mesh(t, 2, Config{})
+	defer transports[1].Close()
+	transports[0].Abort(collective.ErrGenerationChanged)
+	require.ErrorIs(t, transports[1].Recv(0, make([]byte, 5)), collective.ErrPeerMoved)
+	require.NoError(t, transports[0].Close())
+}
+
 // TestSteadyStateAllocatesNothing runs operations on a standing group.
 func TestSteadyStateAllocatesNothing(t *testing.T) {
 	transports := mesh(t, 2, Config{Liveness: -1})
