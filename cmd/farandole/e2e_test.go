@@ -144,6 +144,8 @@ var chaosScripts = []struct {
 	{3, "stop rank=1 step=10 for=2s; kill coordinator step=10"},
 	{4, "kill rank=1 step=15; stop rank=0 step=30 for=3s; join step=40 count=2; kill coordinator step=50"},
 	{2, "join step=8 count=6; kill rank=5 step=30; kill rank=1 step=31"},
+	{4, "kill rank=3 step=6; kill rank=2 step=8; join step=12 count=6; " + // 4 → 2 → 8 → 3
+		"kill rank=7 step=48; kill rank=6 step=49; kill rank=5 step=50; kill rank=4 step=51; kill rank=3 step=52"},
 }
 
 func TestE2EChaosGivesTheSameWeights(t *testing.T) {
