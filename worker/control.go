@@ -22,8 +22,7 @@ import (
 const (
 	firstRetry  = 50 * time.Millisecond // after a lost stream; doubles up to
 	lastRetry   = time.Second
-	coalesce    = 10 * time.Millisecond // commits closer together than this share a heartbeat
-	orphanLimit = 60                    // × Liveness without coordinator and working group, then the worker ends
+	orphanLimit = 60 // × Liveness without coordinator and working group, then the worker ends
 )
 
 // control keeps the stream to the coordinator, until ctx ends. It never keeps training waiting.
@@ -123,13 +122,15 @@ func (s *Session) attach(ctx context.Context, client pb.CoordinatorClient) (welc
 	return true, eg.Wait()
 }
 
-// send writes letters as they come, and heartbeats: every interval, and soon after commits.
+// send writes letters as they come, and heartbeats: every interval, and after a commit as soon as the last heartbeat is half an
+// interval old. More of them would take time from a machine whose cores all compute.
 func (m *mailbox) send(ctx context.Context, stream pb.Coordinator_AttachClient, interval time.Duration) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	soon := time.NewTimer(0)
 	defer soon.Stop()
 	step := m.step
+	var last time.Time
 	for {
 		beat := false
 		select {
@@ -137,7 +138,7 @@ func (m *mailbox) send(ctx context.Context, stream pb.Coordinator_AttachClient, 
 			return ctx.Err()
 		case <-m.kick:
 		case <-step:
-			soon.Reset(coalesce)
+			soon.Reset(interval/2 - time.Since(last))
 			step = nil // until then
 		case <-soon.C:
 			step, beat = m.step, true
@@ -150,6 +151,8 @@ func (m *mailbox) send(ctx context.Context, stream pb.Coordinator_AttachClient, 
 			}
 		}
 		if beat {
+			last = time.Now()
+			tick.Reset(interval)
 			if err := stream.Send(m.heartbeat()); err != nil {
 				return err
 			}

@@ -24,7 +24,7 @@ import (
 // coordinator, and as a job of one worker, in turn. The program times its own steps.
 
 // machineryPairs is how many times the two run, one after the other.
-const machineryPairs = 5
+const machineryPairs = 11
 
 // machineryLimit is for one of them; a hang ends here.
 const machineryLimit = 10 * time.Minute

@@ -231,6 +231,9 @@ func (c *cluster) command(ctx context.Context) (*exec.Cmd, *tailBuffer) {
 	}
 	cmd := exec.CommandContext(ctx, selfPath(), args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if os.Getenv("GOMAXPROCS") == "" {
+		cmd.Env = append(os.Environ(), "GOMAXPROCS=1") // one job's control plane needs no more, and the workers want the cores
+	}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = coordinatorStop
 	tail := &tailBuffer{}
