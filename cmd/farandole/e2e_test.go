@@ -240,11 +240,11 @@ func BenchmarkKill(b *testing.B) {
 	const kills = 20
 	script := make([]string, kills)
 	for i := range script {
-		script[i] = fmt.Sprintf("kill rank=%d step=%d", i%3, (i+1)*400)
+		script[i] = fmt.Sprintf("kill rank=%d step=%d", i%3, (i+1)*120)
 	}
 	for b.Loop() {
 		r := e.run([]string{"--workers", "4", "--max-restarts", strconv.Itoa(kills), "--settle", "200ms", "--chaos", strings.Join(script, ";")},
-			"gpt", "--model", "tiny", "--steps", strconv.Itoa((kills+1)*400), "--shards", "8", "--batch", "8", "--seq", "16")
+			"gpt", "--model", "tiny", "--steps", strconv.Itoa((kills+1)*120), "--shards", "8", "--batch", "8", "--seq", "64")
 		require.Zero(b, r.code, "%s", r.out)
 		var detect, resume []float64
 		for _, ev := range r.Events {
