@@ -60,7 +60,7 @@ func (d *Dir) writeCommit(mf *manifest) error {
 	}
 	if err := d.placeBytes(mf.Meta.Generation, dir+"/"+commitName, commitLine(b)); err != nil {
 		// Not acknowledged, so it should not be seen either.
-		d.files.remove(dir + "/" + commitName)
+		_ = d.files.remove(dir + "/" + commitName)
 		return err
 	}
 	return nil

@@ -29,7 +29,7 @@ func (d *Dir) Export(ctx context.Context, step elastic.Step, path string) (err e
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
+			_ = f.Close()
 			os.Remove(f.Name())
 		}
 	}()

@@ -91,7 +91,7 @@ func (o *osFiles) open(name string) (readFile, error) {
 		err = &fs.PathError{Op: "open", Path: name, Err: errNotRegular}
 	}
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, err
 	}
 	return osFile{f, opened.Size()}, nil

@@ -23,11 +23,11 @@ func (d *Dir) place(g elastic.Generation, name string, write func(writeFile) err
 		return writeError(d.full(name), err)
 	}
 	if err := ready(); err != nil {
-		d.files.remove(temp)
+		_ = d.files.remove(temp)
 		return err
 	}
 	if err := d.files.rename(temp, name); err != nil {
-		d.files.remove(temp)
+		_ = d.files.remove(temp)
 		return writeError(d.full(name), err)
 	}
 	if err := d.files.syncDir(dir); err != nil {
@@ -44,15 +44,15 @@ func (d *Dir) writeTemp(temp string, write func(writeFile) error) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			d.files.remove(temp)
+			_ = d.files.remove(temp)
 		}
 	}()
 	if err := write(f); err != nil {
-		f.Close()
+		_ = f.Close()
 		return err
 	}
 	if err := f.Sync(); err != nil {
-		f.Close()
+		_ = f.Close()
 		return err
 	}
 	return f.Close()

@@ -215,7 +215,7 @@ func (d *Dir) partFile(c *committed, p manifestPart) (readFile, error) {
 		return nil, damaged(d.full(name), err)
 	}
 	if f.size() != p.Bytes {
-		f.Close()
+		_ = f.Close()
 		return nil, &CorruptError{Path: d.full(name), Reason: fmt.Sprintf("it has %d bytes, and the manifest says %d", f.size(), p.Bytes)}
 	}
 	return f, nil

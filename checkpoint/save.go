@@ -103,7 +103,7 @@ func (d *Dir) mayPlace(m Meta, name string) error {
 	}
 	h, err := d.headOf(name)
 	if err != nil {
-		return nil // nothing there, or nothing worth keeping
+		return nil //nolint:nilerr // nothing there, or nothing worth keeping
 	}
 	old, err := metaOf(h)
 	if err == nil && old.Job == m.Job && old.Generation > m.Generation {

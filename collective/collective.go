@@ -106,12 +106,12 @@ func (g *Group) Abort(cause error) {
 	if cause == nil {
 		cause = ErrClosed
 	}
-	g.fail(cause)
+	_ = g.fail(cause)
 }
 
 // Close ends the group. Operations that are still running end with ErrClosed.
 func (g *Group) Close() error {
-	g.state.set(ErrClosed)
+	_ = g.state.set(ErrClosed)
 	err := g.tr.Close()
 	g.state.senders.Wait()
 	return err

@@ -86,7 +86,7 @@ func (s *sender) push() {
 			return
 		}
 		if ok, err := s.g.eager.TrySend(s.to, b); err != nil {
-			s.g.fail(err) // the operation's next Recv, or its settle, returns it
+			_ = s.g.fail(err) // the operation's next Recv, or its settle, returns it
 			return
 		} else if !ok {
 			s.handOver()
@@ -114,7 +114,7 @@ func (s *sender) handOver() {
 // reads the operation's buffers.
 func (g *Group) settle(err error) error {
 	if err != nil {
-		g.fail(err)
+		_ = g.fail(err)
 	}
 	for _, s := range g.posted {
 		if s.aside {
@@ -153,7 +153,7 @@ func (s *sender) run(from int) {
 		}
 		if b := s.box.message(s.to, k); len(b) > 0 {
 			if err := s.g.tr.Send(s.to, b); err != nil {
-				s.g.fail(err)
+				_ = s.g.fail(err)
 				return
 			}
 		}

@@ -98,7 +98,7 @@ func (g *Group) guard(ctx context.Context, op Op, run func() error) error {
 		if ctx.Err() != nil {
 			return g.fail(context.Cause(ctx))
 		}
-		stop := context.AfterFunc(ctx, func() { g.fail(context.Cause(ctx)) })
+		stop := context.AfterFunc(ctx, func() { _ = g.fail(context.Cause(ctx)) })
 		defer stop()
 	}
 	if err := run(); err != nil {

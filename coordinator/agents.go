@@ -161,17 +161,6 @@ func (a *agents) addSlots(n int) bool {
 	return true
 }
 
-// offered is the number of slots of attached agents that a job with these burnt slots could still use.
-func (a *agents) offered(burnt map[string]int) int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	n := 0
-	for _, c := range a.all {
-		n += max(0, c.slots-len(c.used)-burnt[c.id])
-	}
-	return n
-}
-
 // Serve is an agent's stream.
 func (s *server) Serve(st pb.Coordinator_ServeServer) error {
 	first, err := recvWithin(st.Context(), helloWait, st.Recv)

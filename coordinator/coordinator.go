@@ -107,7 +107,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	defer st.close()
+	defer func() { _ = st.close() }()
 	lis, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("coordinator: cannot listen on %s: %w", cfg.Listen, err)

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -319,4 +320,25 @@ func termsOf(l []*pb.Term) []elastic.Term {
 			First: elastic.Step(t.First), Last: elastic.Step(t.Last), World: int(t.World)})
 	}
 	return out
+}
+
+func TestReadJobs(t *testing.T) {
+	dir := t.TempDir()
+	_, err := ReadJobs(dir)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	l := start(t, dir, "127.0.0.1:0")
+	job := submit(t, l, &pb.JobSpec{Min: 1, LivenessNanos: int64(time.Minute)})
+	w := l.attach(t.Context(), job, "a", &pb.Fence{HoldsState: true})
+	gen := joinAll(t, w).Generation
+	w.send(&pb.WorkerMessage{Of: &pb.WorkerMessage_Finished{Finished: &pb.Finished{Generation: gen, Step: 100, WeightsSha256: "aa"}}})
+	lastEvent(t, l, job)
+	_, err = ReadJobs(dir)
+	require.ErrorIs(t, err, ErrInUse)
+	l.stop()
+	jobs, err := ReadJobs(dir)
+	require.NoError(t, err)
+	require.Len(t, jobs, 1)
+	require.Equal(t, "done", jobs[0].Status)
+	require.EqualValues(t, 100, jobs[0].Step)
+	require.NoError(t, elastic.VerifyLedger(termsOf(jobs[0].Ledger), 100))
 }

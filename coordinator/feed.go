@@ -4,6 +4,9 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	pb "github.com/farandole-ml/farandole/coordinator/coordinatorpb"
 )
 
@@ -165,8 +168,8 @@ func (s *server) Watch(r *pb.WatchRequest, st pb.Coordinator_WatchServer) error 
 		case <-w.wake:
 		case <-st.Context().Done():
 			return st.Context().Err()
-		case <-s.ctx.Done():
-			return s.ctx.Err()
+		case <-s.stopped:
+			return status.Error(codes.Unavailable, "the coordinator is stopping")
 		}
 	}
 }

@@ -121,7 +121,7 @@ func (j *job) policy() elastic.Policy {
 }
 
 // run owns the job until the service ends. It returns an error only when the durable state cannot be written.
-func (j *job) run(ctx context.Context) error {
+func (j *job) run(stopped <-chan struct{}) error {
 	defer close(j.done)
 	defer j.feed.close()
 	t := time.NewTicker(j.limits.Heartbeat / 2)
@@ -132,7 +132,7 @@ func (j *job) run(ctx context.Context) error {
 	}
 	for {
 		select {
-		case <-ctx.Done():
+		case <-stopped:
 			return nil
 		case f := <-j.inbox:
 			f()

@@ -21,7 +21,7 @@ import (
 type server struct {
 	pb.UnimplementedCoordinatorServer
 
-	ctx     context.Context // the service's life, for goroutines that calls start
+	stopped <-chan struct{} // closed when the service ends
 	group   *errgroup.Group
 	cfg     Config
 	store   *store
@@ -33,7 +33,7 @@ type server struct {
 }
 
 func newServer(ctx context.Context, g *errgroup.Group, cfg Config, st *store) *server {
-	s := &server{ctx: ctx, group: g, cfg: cfg, store: st, metrics: newMetrics(), jobs: map[string]*job{}}
+	s := &server{stopped: ctx.Done(), group: g, cfg: cfg, store: st, metrics: newMetrics(), jobs: map[string]*job{}}
 	s.agents = newAgents(cfg.Liveness, cfg.Logger, s.poke)
 	g.Go(func() error { return s.agents.run(ctx) })
 	return s
@@ -55,7 +55,7 @@ func (s *server) restore() error {
 			return err
 		}
 		s.jobs[v.ID] = j
-		s.group.Go(func() error { return j.run(s.ctx) })
+		s.group.Go(func() error { return j.run(s.stopped) })
 	}
 	return nil
 }
@@ -136,7 +136,7 @@ func (s *server) Submit(_ context.Context, r *pb.SubmitRequest) (*pb.SubmitReply
 	}
 	s.jobs[id] = j
 	s.mu.Unlock()
-	s.group.Go(func() error { return j.run(s.ctx) })
+	s.group.Go(func() error { return j.run(s.stopped) })
 	j.post(j.reconcile)
 	s.cfg.Logger.Info("job submitted", "job", id, "command", r.Spec.Command)
 	return &pb.SubmitReply{Job: id}, nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/farandole-ml/farandole/coordinator/coordinatorpb"
@@ -44,7 +45,7 @@ type store struct{ db *bolt.DB }
 
 func openStore(path string) (*store, error) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockWait})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("coordinator: %s is in use by another coordinator: stop it, or choose another --state-dir", path)
 	}
 	if err != nil {
@@ -58,7 +59,7 @@ func openStore(path string) (*store, error) {
 		return err
 	})
 	if err != nil {
-		db.Close()
+		_ = db.Close()
 		return nil, fmt.Errorf("coordinator: prepare %s: %w", path, err)
 	}
 	return &store{db: db}, nil

@@ -161,7 +161,7 @@ func (s *State) refusal(e Joined) string {
 	if e.Shards != s.shards {
 		return fmt.Sprintf("its program splits a step into %d shards, this job into %d: start it with the same arguments", e.Shards, s.shards)
 	}
-	class := ""
+	var class string
 	if s.view != nil {
 		class = s.view.Roster[0].Class
 	} else {

@@ -88,11 +88,11 @@ func (s *Session) step(ctx context.Context, t Trainer) error {
 	c := s.cur
 	for _, shard := range s.Shards() {
 		if c.gen.ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the step is dropped: Next knows
 		}
 		loss, err := t.Gradients(c.gen.ctx, shard)
 		if c.gen.ctx.Err() != nil {
-			return nil // dropped, and the error with it
+			return nil //nolint:nilerr // dropped, and the error with it
 		}
 		if err != nil {
 			return fmt.Errorf("%v: %w", shard, err)
@@ -100,7 +100,7 @@ func (s *Session) step(ctx context.Context, t Trainer) error {
 		s.Add(shard, loss)
 	}
 	if err := s.AllReduce(ctx); err != nil {
-		return nil // Next knows
+		return nil //nolint:nilerr // Next knows
 	}
 	if err := t.Apply(ctx, c.number); err != nil {
 		return fmt.Errorf("step %d: %w", c.number, err)

@@ -14,7 +14,7 @@ import (
 type generation struct {
 	view   *elastic.View
 	rank   int
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // a generation is a lifetime, and this is what ends with it
 	cancel context.CancelCauseFunc
 
 	ready chan struct{} // closed once connecting has ended; group and err are set then

@@ -53,7 +53,7 @@ type Session struct {
 
 	running bool
 	fit     bool            // the program can train; else it only reports why not
-	life    context.Context // ends with Close; all that the session starts ends with it
+	life    context.Context //nolint:containedctx // ends with Close; all that the session starts ends with it
 	cancel  context.CancelCauseFunc
 	wg      sync.WaitGroup // all goroutines of the session
 	closed  sync.Once

@@ -128,7 +128,7 @@ func benchMachinery(ctx context.Context, model string, batch, seq int, o *comput
 	if err != nil {
 		return nil, failf("%w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	report := filepath.Join(dir, "nanos")
 	task, err := json.Marshal(&benchTrainer{Model: model, Batch: batch, Seq: seq, Iters: o.iters, Warmup: max(o.warmup, 1), Report: report})
 	if err != nil {

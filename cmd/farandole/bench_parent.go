@@ -53,7 +53,7 @@ func benchRanks(ctx context.Context, op benchOp, o *benchOptions, sizes []int64,
 		cancel()
 		for _, r := range ranks {
 			if r != nil {
-				r.cmd.Wait()
+				_ = r.cmd.Wait()
 			}
 		}
 	}()

@@ -54,7 +54,7 @@ func newBenchRankCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			enc := json.NewEncoder(cmd.OutOrStdout())
 			if err := benchRank(cmd.Context(), checksum, os.Stdin, enc); err != nil {
-				enc.Encode(benchResult{Err: err.Error()})
+				_ = enc.Encode(benchResult{Err: err.Error()})
 				return &exitError{exitFailed, nil}
 			}
 			return nil
@@ -85,7 +85,7 @@ func benchRank(ctx context.Context, checksum bool, stdin io.Reader, enc *json.En
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { // the parent is gone, or wants us to be
-		io.Copy(io.Discard, in)
+		_, _ = io.Copy(io.Discard, in)
 		cancel()
 	}()
 	fctx, fcancel := context.WithTimeout(ctx, benchForm)

@@ -310,5 +310,5 @@ func newStateDir(dir string) (path string, cleanup func(), err error) {
 		return path, func() {}, err
 	}
 	path, err = os.MkdirTemp("", "farandole-")
-	return path, func() { os.RemoveAll(path) }, err
+	return path, func() { _ = os.RemoveAll(path) }, err
 }

@@ -116,7 +116,7 @@ func printCheckpoints(w io.Writer, d *checkpoint.Dir, infos []checkpoint.Info) {
 			fmt.Fprintf(t, "%d\tcomplete\t%s\t%d\t%d\t%s\n", i.Step, bytesText(i.Bytes), i.Tensors, i.Parts, i.Job)
 		}
 	}
-	t.Flush()
+	_ = t.Flush()
 	for _, i := range infos {
 		if i.Complete && i.Problem != "" {
 			fmt.Fprintf(w, "step %d: %s\n", i.Step, i.Problem)

@@ -203,7 +203,7 @@ func printJobs(w io.Writer, jobs []*pb.JobStatus) {
 	for _, j := range jobs {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\n", j.Job, j.Status, stepsText(j), jobLoss(j), j.World, j.Generation)
 	}
-	t.Flush()
+	_ = t.Flush()
 }
 
 func stepsText(j *pb.JobStatus) string {
@@ -231,7 +231,7 @@ func printJob(w io.Writer, j *pb.JobStatus) {
 			fmt.Fprintf(t, "generation %d\tsteps %d to %d with %s\n", l.Generation, l.First, l.Last, count(int64(l.World), "worker"))
 		}
 	}
-	t.Flush()
+	_ = t.Flush()
 }
 
 func newLogsCommand() *cobra.Command {

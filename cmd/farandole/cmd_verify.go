@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -62,7 +61,7 @@ func runVerify(cmd *cobra.Command, o *verifyOptions, args []string) error {
 		jobs, err = jobsOf(ctx, where)
 	} else {
 		where = args[0]
-		jobs, err = jobsInState(ctx, where)
+		jobs, err = jobsInState(where)
 	}
 	if err != nil {
 		return err
@@ -94,60 +93,18 @@ func runVerify(cmd *cobra.Command, o *verifyOptions, args []string) error {
 	return nil
 }
 
-// jobsInState reads a state directory that no coordinator uses now: a coordinator of our own answers from a copy,
-// so that the original stays as it is.
-func jobsInState(ctx context.Context, dir string) ([]*pb.JobStatus, error) {
-	file := filepath.Join(dir, coordinator.StateFile)
-	tmp, err := os.MkdirTemp("", "farandole-verify-")
-	if err != nil {
-		return nil, failf("cannot make a temporary directory: %v", err)
+// jobsInState reads a state directory that no coordinator uses now.
+func jobsInState(dir string) ([]*pb.JobStatus, error) {
+	jobs, err := coordinator.ReadJobs(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, usagef("%s is no state directory: it has no %s", dir, coordinator.StateFile)
+	case errors.Is(err, coordinator.ErrInUse):
+		return nil, usagef("a coordinator is using %s: ask it with --coordinator host:port", dir)
+	case err != nil:
+		return nil, failf("%s cannot be read: %v", dir, err)
 	}
-	defer os.RemoveAll(tmp)
-	if err := copyState(file, filepath.Join(tmp, coordinator.StateFile)); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	ready, ended := make(chan string, 1), make(chan error, 1)
-	go func() {
-		ended <- coordinator.Run(ctx, coordinator.Config{
-			Listen: "127.0.0.1:0", StateDir: tmp, Logger: discardLog(), Ready: func(addr string) { ready <- addr },
-		})
-	}()
-	defer func() { cancel(); <-ended }()
-	select {
-	case addr := <-ready:
-		return jobsOf(ctx, addr)
-	case err := <-ended:
-		ended <- nil
-		return nil, failf("%s cannot be read: %v", file, err)
-	}
-}
-
-// copyState copies a state file, unless a coordinator has it locked.
-func copyState(from, to string) error {
-	f, err := os.Open(from)
-	if errors.Is(err, os.ErrNotExist) {
-		return usagef("%s is no state directory: it has no %s", filepath.Dir(from), coordinator.StateFile)
-	}
-	if err != nil {
-		return usagef("cannot read %s: %v", from, causeOf(err))
-	}
-	defer f.Close()
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
-		return usagef("a coordinator is using %s: ask it with --coordinator host:port", filepath.Dir(from))
-	}
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
-	if err != nil {
-		return failf("%v", err)
-	}
-	if _, err := io.Copy(out, f); err != nil {
-		out.Close()
-		return failf("copy %s: %v", from, err)
-	}
-	if err := out.Close(); err != nil {
-		return failf("copy %s: %v", from, err)
-	}
-	return nil
+	return jobs, nil
 }
 
 // printProof prints a job's proof in three lines: steps, samples, result.

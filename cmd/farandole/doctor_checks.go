@@ -106,7 +106,7 @@ func freeIn(path string) (int64, error) {
 	if err := unix.Statfs(path, &st); err != nil {
 		return 0, err
 	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
+	return int64(st.Bavail) * st.Bsize, nil
 }
 
 func checkSharedMemory(context.Context) finding {
@@ -188,7 +188,7 @@ func loopbackRTT(ctx context.Context) (time.Duration, error) {
 		c, err := l.Accept()
 		if err == nil {
 			defer c.Close()
-			c.SetDeadline(time.Now().Add(doctorTimeout))
+			_ = c.SetDeadline(time.Now().Add(doctorTimeout))
 			_, err = io.Copy(c, c)
 		}
 		echoed <- err
@@ -200,7 +200,7 @@ func loopbackRTT(ctx context.Context) (time.Duration, error) {
 		<-echoed
 		return 0, err
 	}
-	c.SetDeadline(time.Now().Add(doctorTimeout))
+	_ = c.SetDeadline(time.Now().Add(doctorTimeout))
 	trips := make([]time.Duration, 0, loopbackTrips)
 	b := make([]byte, 8)
 	for range loopbackTrips {

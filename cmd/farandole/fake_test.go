@@ -10,10 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -363,21 +361,4 @@ func (f *fake) Watch(r *pb.WatchRequest, st pb.Coordinator_WatchServer) error {
 func idleAgent(ctx context.Context, _ agentConfig) error {
 	<-ctx.Done()
 	return nil
-}
-
-// startFake serves a fake on a free port for the test's life, or until stop.
-func startFake(t *testing.T) (f *fake, addr string, stop func()) {
-	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	f = newFake("")
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- f.serve(ctx, lis) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		require.NoError(t, <-done)
-	})
-	t.Cleanup(stop)
-	return f, lis.Addr().String(), stop
 }

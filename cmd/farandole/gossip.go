@@ -62,7 +62,7 @@ func announceCoordinator(ctx context.Context, bind, addr string, key []byte, ins
 			}
 		}
 	}
-	return n.Addr(), func() { n.Leave(gossipLeave); n.Close() }, nil
+	return n.Addr(), func() { _ = n.Leave(gossipLeave); n.Close() }, nil
 }
 
 // finder finds the coordinator by gossip, for an agent.
@@ -97,6 +97,6 @@ func (f *finder) find(ctx context.Context) (string, error) {
 }
 
 func (f *finder) close() {
-	f.node.Leave(gossipLeave)
+	_ = f.node.Leave(gossipLeave)
 	f.node.Close()
 }

@@ -16,7 +16,7 @@ const sweepLimit = 2 * time.Second
 // adoptOrphans makes this process the parent of every descendant whose own parent ends, so that sweepOrphans finds
 // what a worker left behind.
 func adoptOrphans() {
-	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 }
 
 // sweepOrphans kills every child of this process and those that they leave, until there is none. It is called
@@ -30,9 +30,9 @@ func sweepOrphans() int {
 		}
 		for _, pid := range pids {
 			killed[pid] = true
-			syscall.Kill(pid, syscall.SIGKILL)
+			_ = syscall.Kill(pid, syscall.SIGKILL)
 			var ws syscall.WaitStatus
-			syscall.Wait4(pid, &ws, syscall.WNOHANG, nil)
+			_, _ = syscall.Wait4(pid, &ws, syscall.WNOHANG, nil)
 		}
 		time.Sleep(time.Millisecond)
 	}

@@ -141,7 +141,7 @@ func advice(s *summary, o *runOptions) string {
 		c := s.Checkpoints[len(s.Checkpoints)-1]
 		resume = fmt.Sprintf("the same command goes on from the checkpoint of step %d", c.Step)
 	}
-	logs := ""
+	var logs string
 	if o.logDir != "" {
 		logs = fmt.Sprintf("; all output is in %s", filepath.Clean(o.logDir))
 	} else {

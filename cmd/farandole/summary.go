@@ -272,6 +272,6 @@ func writeFileAtomic(path string, b []byte) (err error) {
 		return nil // renamed; only the directory's durability is unknown
 	}
 	defer d.Close()
-	d.Sync()
+	_ = d.Sync()
 	return nil
 }

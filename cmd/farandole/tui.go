@@ -83,11 +83,11 @@ func (c *console) above(w io.Writer, text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.live && c.bar != "" {
-		io.WriteString(c.out, eraseLine)
+		_, _ = io.WriteString(c.out, eraseLine)
 	}
-	io.WriteString(w, text)
+	_, _ = io.WriteString(w, text)
 	if c.live && c.bar != "" {
-		io.WriteString(c.out, c.bar)
+		_, _ = io.WriteString(c.out, c.bar)
 	}
 }
 
@@ -143,7 +143,7 @@ func (c *console) progress(text string) {
 		return
 	}
 	c.bar = text
-	io.WriteString(c.out, eraseLine+text)
+	_, _ = io.WriteString(c.out, eraseLine+text)
 }
 
 // clip cuts s to n columns, counting runes.

@@ -24,7 +24,7 @@ var Generators = []struct {
 
 // dim is a dimension up to size: often 1, a small number, one beside a power of two, or anything.
 func dim(r *rand.Rand, size int) int {
-	n := 1
+	var n int
 	switch r.IntN(5) {
 	case 0:
 		n = 1 + r.IntN(3)

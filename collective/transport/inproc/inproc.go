@@ -125,5 +125,5 @@ func (t *transport) fail(peer int, err error) error {
 }
 
 func (t *transport) lost(peer int) error {
-	return t.fail(peer, fmt.Errorf("%w (%v)", errEnded, t.all[peer].cause()))
+	return t.fail(peer, fmt.Errorf("%w (%s)", errEnded, t.all[peer].cause().Error()))
 }

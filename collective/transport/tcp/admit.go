@@ -16,7 +16,7 @@ func (l *Listener) handle(c *net.TCPConn) {
 		c.Close()
 		return
 	}
-	c.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout))
+	_ = c.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout))
 	h, err := readHello(c)
 	if !l.expel(c) || err != nil {
 		l.cfg.Logger.Debug("data connection refused", "peer", c.RemoteAddr(), "err", err)
@@ -140,7 +140,7 @@ func (f *forming) claim(h hello, fence elastic.Generation) (*forming, reply, <-c
 
 // seat finishes the handshake of a connection whose place is claimed.
 func (l *Listener) seat(f *forming, h hello, c *net.TCPConn) {
-	c.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout))
+	_ = c.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout))
 	err := func() error {
 		if _, err := c.Write(reply{verdict: welcome, generation: h.generation}.append(nil)); err != nil {
 			return err
@@ -171,7 +171,7 @@ func (l *Listener) seat(f *forming, h hello, c *net.TCPConn) {
 
 func (l *Listener) refuse(c *net.TCPConn, h hello, answer reply) {
 	l.cfg.Logger.Debug("data connection refused", "peer", c.RemoteAddr(), "rank", h.from, "gen", h.generation, "reason", answer.text)
-	c.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout))
-	c.Write(answer.append(nil)) // a dialer that does not read it sees the connection end
+	_ = c.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout))
+	_, _ = c.Write(answer.append(nil)) // a dialer that does not read it sees the connection end
 	c.Close()
 }

@@ -151,7 +151,7 @@ func (l *Listener) dial(ctx context.Context, f *forming, to int, addr string) (*
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return nil, &collective.PeerError{Rank: to, Op: "connect", Err: fmt.Errorf("%s: %w (last error: %v)", addr, context.Cause(ctx), err)}
+			return nil, &collective.PeerError{Rank: to, Op: "connect", Err: fmt.Errorf("%s: %w (last error: %s)", addr, context.Cause(ctx), err.Error())}
 		}
 		pause = min(2*pause, lastPause)
 	}
@@ -179,7 +179,7 @@ func (l *Listener) dialOnce(ctx context.Context, h hello, addr string) (*net.TCP
 // introduce does the dialer's side of the handshake.
 func (l *Listener) introduce(c *net.TCPConn, h hello) error {
 	// The peer may park the connection, so the reply takes longer than a handshake.
-	c.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout + l.cfg.ParkTimeout))
+	_ = c.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout + l.cfg.ParkTimeout))
 	if _, err := c.Write(h.append(nil)); err != nil {
 		return err
 	}

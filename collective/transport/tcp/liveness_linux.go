@@ -79,7 +79,7 @@ func (t *transport) check(q *inquiry, liveness time.Duration) {
 			continue // closed: somebody else noticed
 		}
 		if reason := silence(&q.info, liveness); reason != "" {
-			t.fail(p, fmt.Errorf("%w: %s", errLost, reason))
+			_ = t.fail(p, fmt.Errorf("%w: %s", errLost, reason))
 			return
 		}
 	}

@@ -194,7 +194,7 @@ func (t *transport) Abort(cause error) {
 			if frame == nil {
 				frame = farewell(cause)
 			}
-			p.wire.tryWrite(frame, nil)
+			_, _ = p.wire.tryWrite(frame, nil)
 		}
 		p.wire.close()
 	}

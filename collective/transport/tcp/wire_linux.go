@@ -63,7 +63,7 @@ func (v *vector) init(raw syscall.RawConn, call uintptr) {
 					return v.tries == 0
 				}
 				try++
-				syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+				_, _, _ = syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 			default:
 				v.err = errno
 				return true
@@ -161,7 +161,7 @@ func (w *wire) read(a, b []byte) (int, error) {
 // close ends both directions; pending calls return at once.
 func (w *wire) close() {
 	// Unread input would make the kernel reset the connection, and what was sent last might be lost: drop it.
-	w.in.raw.Control(func(fd uintptr) {
+	_ = w.in.raw.Control(func(fd uintptr) {
 		const piece, most = 1 << 20, 64
 		for range most {
 			n, _, errno := syscall.Syscall6(unix.SYS_RECVFROM, fd, 0, piece, unix.MSG_DONTWAIT|unix.MSG_TRUNC, 0, 0)
