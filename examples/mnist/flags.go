@@ -82,11 +82,9 @@ func (o *options) open(s *worker.Session) (kernels.Device, error) {
 	if o.threads == 0 {
 		o.threads = s.Threads()
 	}
-	switch o.device {
-	case "auto", "cpu":
-		return kernels.NewCPU(kernels.Config{Threads: o.threads})
-	case "cuda":
-		return nil, &worker.UsageError{Reason: "--device cuda is not in this build: use cpu"}
+	dev, err := kernels.Open(o.device, kernels.Config{Threads: o.threads})
+	if err != nil {
+		return nil, &worker.UsageError{Reason: "--" + err.Error()}
 	}
-	return nil, &worker.UsageError{Reason: fmt.Sprintf("--device %q is not known: use auto, cpu or cuda", o.device)}
+	return dev, nil
 }
