@@ -322,6 +322,17 @@ func termsOf(l []*pb.Term) []elastic.Term {
 	return out
 }
 
+// TestAJobWithoutSlotsSaysSo watches a job that no agent can start.
+func TestAJobWithoutSlotsSaysSo(t *testing.T) {
+	l := start(t, t.TempDir(), "127.0.0.1:0")
+	st, err := l.cl.Watch(t.Context(), &pb.WatchRequest{Job: submit(t, l, &pb.JobSpec{Min: 2})})
+	require.NoError(t, err)
+	e, err := st.Recv()
+	require.NoError(t, err)
+	require.Equal(t, "wait", e.GetChange().GetKind())
+	require.Contains(t, e.GetChange().GetReason(), "0 of 2 have a slot")
+}
+
 func TestReadJobs(t *testing.T) {
 	dir := t.TempDir()
 	_, err := ReadJobs(dir)

@@ -138,6 +138,7 @@ func (s *server) Submit(_ context.Context, r *pb.SubmitRequest) (*pb.SubmitReply
 	s.mu.Unlock()
 	s.group.Go(func() error { return j.run(s.stopped) })
 	j.post(j.reconcile)
+	time.AfterFunc(slotPatience, func() { j.post(j.sayIfShort) })
 	s.cfg.Logger.Info("job submitted", "job", id, "command", r.Spec.Command)
 	return &pb.SubmitReply{Job: id}, nil
 }

@@ -50,6 +50,19 @@ func (j *job) reconcile() {
 	}
 }
 
+// slotPatience is how long a new job waits for slots before it says so.
+const slotPatience = 3 * time.Second
+
+// sayIfShort tells people what a job waits for that could not start its first workers.
+func (j *job) sayIfShort() {
+	need := max(int(j.spec.Start), int(j.spec.Min), 1)
+	if j.over || j.state.View() != nil || len(j.members) >= need {
+		return
+	}
+	j.change(&pb.MemberChange{Kind: "wait", Rank: -1, Reason: fmt.Sprintf(
+		"%d of %d have a slot: start an agent, `farandole agent`, or end another job", len(j.members), need)})
+}
+
 func (j *job) spawn() bool {
 	id := token(4)
 	ag, local, ok := j.srv.agents.place(j.id, id, j.saved.Burnt)

@@ -242,7 +242,7 @@ var errNoEnd = errors.New("the job's end was not seen")
 
 // runningText says what was started, for the first line.
 func (r *jobRun) runningText(job, addr string) string {
-	n := count(int64(r.plan.spec.Start), "worker")
+	n := count(int64(max(r.plan.spec.Start, r.plan.spec.Min)), "worker")
 	if r.opts.coordinator != "" {
 		return fmt.Sprintf("job %s: submitted to %s, to start with %s", job, addr, n)
 	}
