@@ -119,7 +119,8 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := srv.restore(); err != nil {
 		return err
 	}
-	gs := grpc.NewServer(grpc.MaxConcurrentStreams(maxStreams))
+	gs := grpc.NewServer(grpc.MaxConcurrentStreams(maxStreams),
+		grpc.InitialWindowSize(coordinatorpb.WindowBytes), grpc.InitialConnWindowSize(coordinatorpb.WindowBytes))
 	coordinatorpb.RegisterCoordinatorServer(gs, srv)
 	g.Go(func() error { return gs.Serve(lis) })
 	g.Go(func() error {

@@ -30,6 +30,7 @@ func (s *Session) control(ctx context.Context) {
 	conn, err := grpc.NewClient(s.cfg.Coordinator,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithInitialWindowSize(pb.WindowBytes), grpc.WithInitialConnWindowSize(pb.WindowBytes),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: firstRetry, Multiplier: 2, Jitter: 0.2, MaxDelay: lastRetry},
 			MinConnectTimeout: max(time.Second, s.cfg.Liveness),
