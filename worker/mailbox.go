@@ -134,16 +134,17 @@ func (m *mailbox) collect() []*pb.WorkerMessage {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []*pb.WorkerMessage
+	// The last Finished ends the job: what was saved before it is told before it, or nobody would hear it.
+	for _, r := range m.reports {
+		out = append(out, &pb.WorkerMessage{Of: &pb.WorkerMessage_Saved{Saved: r}})
+	}
+	m.reports = nil
 	for k := range m.letters {
 		if l := &m.letters[k]; l.msg != nil && !l.sent {
 			l.sent = true
 			out = append(out, l.msg)
 		}
 	}
-	for _, r := range m.reports {
-		out = append(out, &pb.WorkerMessage{Of: &pb.WorkerMessage_Saved{Saved: r}})
-	}
-	m.reports = nil
 	return out
 }
 
