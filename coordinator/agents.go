@@ -34,7 +34,7 @@ func newAgents(liveness time.Duration, log *slog.Logger, changed func()) *agents
 	return &agents{liveness: liveness, log: log, changed: changed, all: map[string]*agent{}}
 }
 
-// run forgets agents that do not come back, and tells which workers went with them through lost.
+// run forgets agents that do not come back; changed then makes every job look for the workers that went with them.
 func (a *agents) run(ctx context.Context) error {
 	t := time.NewTicker(a.liveness / 4)
 	defer t.Stop()

@@ -96,12 +96,11 @@ func (l *lineWaiter) waitFor(t testing.TB, text string) {
 	limit := time.After(e2eLimit)
 	for {
 		l.mu.Lock()
-		before, after, found := strings.Cut(l.text.String(), text)
+		_, after, found := strings.Cut(l.text.String(), text)
 		if found {
 			l.text.Reset()
 			l.text.WriteString(after)
 		}
-		_ = before
 		all := l.text.String()
 		l.mu.Unlock()
 		if found {
