@@ -202,6 +202,12 @@ func (e *native) firstNonFinite(x []float32) int {
 	return int(C.farandole_first_nonfinite(e.ops, ptr(x), C.long(len(x))))
 }
 
+func (e *native) reduce(r *Reduction, dsts, srcs [][]byte, bytes int) {
+	reference{}.reduce(r, dsts, srcs, bytes)
+}
+
+func (e *native) reduce2(t DType, op RedOp, dst, a, b []byte) { reference{}.reduce2(t, op, dst, a, b) }
+
 // fmaLoop does about the given number of floating-point operations in registers and returns how many it did.
 func (e *native) fmaLoop(flops int64) int64 {
 	rounds := flops/int64(e.ops.fma_flops) + 1

@@ -1,0 +1,26 @@
+package kernels
+
+import "fmt"
+
+// EncodeBF16 rounds src to bfloat16 (nearest even, NaN canonical) and writes two bytes for each value, in the machine's
+// order. It runs on the caller's thread and does not allocate. len(dst) is 2·len(src).
+func EncodeBF16(dst []byte, src []float32) {
+	if len(dst) != 2*len(src) {
+		panic(fmt.Sprintf("kernels: %d values as bfloat16 need %d bytes, not %d", len(src), 2*len(src), len(dst)))
+	}
+	out := elementsOf[uint16](dst)
+	for i, x := range src {
+		out[i] = bf16FromF32(x)
+	}
+}
+
+// DecodeBF16 widens the bfloat16 in src to float32, exactly. len(src) is 2·len(dst).
+func DecodeBF16(dst []float32, src []byte) {
+	if len(src) != 2*len(dst) {
+		panic(fmt.Sprintf("kernels: %d bytes are no %d bfloat16", len(src), len(dst)))
+	}
+	in := elementsOf[uint16](src)
+	for i := range dst {
+		dst[i] = bf16ToF32(in[i])
+	}
+}
