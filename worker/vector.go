@@ -4,9 +4,9 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"github.com/farandole-ml/farandole/elastic"
+	"github.com/farandole-ml/farandole/kernels"
 )
 
 type param struct {
@@ -172,51 +172,10 @@ func (v *vector) deliver(params []param) bool {
 }
 
 // plusEqual does a[i] += b[i].
-func plusEqual(a, b []float32) {
-	a = a[:len(b)]
-	for len(b) >= 8 {
-		x, y := (*[8]float32)(a), (*[8]float32)(b)
-		x[0] += y[0]
-		x[1] += y[1]
-		x[2] += y[2]
-		x[3] += y[3]
-		x[4] += y[4]
-		x[5] += y[5]
-		x[6] += y[6]
-		x[7] += y[7]
-		a, b = a[8:], b[8:]
-	}
-	for i, y := range b {
-		a[i] += y
-	}
-}
+func plusEqual(a, b []float32) { kernels.AddF32(a, a, b) }
 
-// allFinite says that b has no NaN and no Inf: no exponent of all ones. Two values are looked at in one word: adding one
-// at the exponent's low end carries into the sign's place only from all ones, and never further.
-func allFinite(b []float32) bool {
-	const (
-		exponents = 0x7f800000_7f800000
-		ones      = 0x00800000_00800000
-		signs     = 0x80000000_80000000
-	)
-	var acc uint64
-	if n := len(b) / 8; n > 0 {
-		w := unsafe.Slice((*[4]uint64)(unsafe.Pointer(unsafe.SliceData(b))), n)
-		var a0, a1, a2, a3 uint64
-		for i := range w {
-			a0 |= w[i][0]&exponents + ones
-			a1 |= w[i][1]&exponents + ones
-			a2 |= w[i][2]&exponents + ones
-			a3 |= w[i][3]&exponents + ones
-		}
-		acc = a0 | a1 | a2 | a3
-		b = b[n*8:]
-	}
-	for _, x := range b {
-		acc |= uint64(math.Float32bits(x))&exponents + ones
-	}
-	return acc&signs == 0
-}
+// allFinite says that b has no NaN and no Inf.
+func allFinite(b []float32) bool { return kernels.FirstNonFinite(b) < 0 }
 
 // accumulation merges one worker's shards of one step, as the reduction tree says.
 type accumulation struct {

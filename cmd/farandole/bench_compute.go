@@ -88,7 +88,8 @@ counts tokens, or images for a perceptron; gflops is the model's arithmetic over
 this machine's cores reach in registers at the same time.
 
 With --in-job it asks what the machinery costs: the same training program runs alone, without a coordinator, and as a job
-of one worker, in turn, and times its own steps.`,
+of one worker, in turn, and times its own steps; then both once more, sleeping where they computed, because computing
+varies by more than the machinery costs.`,
 		Example: "  farandole bench step --model gpt2-124m --batch 4 --seq 64\n  farandole bench step --model small --iters 200 --in-job",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -12,22 +12,22 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/spf13/cobra"
-
-	"github.com/farandole-ml/farandole/elastic"
-	"github.com/farandole-ml/farandole/kernels"
 	"github.com/farandole-ml/farandole/kernels/nn"
-	"github.com/farandole-ml/farandole/worker"
 )
 
 // `bench step --in-job` asks what the machinery costs a healthy step: the same program trains alone, without a
 // coordinator, and as a job of one worker, in turn. The program times its own steps.
+//
+// What computing takes differs from run to run by more than the machinery costs. So the same is done once more with a
+// program that sleeps where the other computes, for as long. What its step takes longer in a job is the machinery's delay,
+// and what all processes together use of the processors for it, which computing could have used, is the machinery's work.
+// That program has the smallest model: with one worker nothing that the machinery does depends on the model's size.
 
-// machineryPairs is how many times the two run, one after the other.
-const machineryPairs = 11
-
-// machineryLimit is for one of them; a hang ends here.
-const machineryLimit = 10 * time.Minute
+const (
+	machineryPairs = 11               // how many times alone and job run, one after the other
+	idlePairs      = 5                // the same with sleep
+	machineryLimit = 10 * time.Minute // for one of them; a hang ends here
+)
 
 // machineryReport is `bench step --in-job -o json`.
 type machineryReport struct {
@@ -39,87 +39,24 @@ type machineryReport struct {
 	AloneMSPerStep  []float64 `json:"alone_ms_per_step"` // the medians of the pairs
 	JobMSPerStep    []float64 `json:"job_ms_per_step"`
 	OverheadPercent float64   `json:"overhead_percent"` // median over the pairs of job/alone - 1
+
+	// With sleep for computing: medians over the pairs of job minus alone.
+	IdleDelayUS      float64 `json:"idle_delay_us"`     // wall time of a step
+	IdleCPUUS        float64 `json:"idle_cpu_us"`       // processor time of all processes for a step
+	MachineryPercent float64 `json:"machinery_percent"` // the larger of the two, of the step alone
 }
 
-// benchTrainer is the program: a model that trains on noise and writes its median step time to a file.
-type benchTrainer struct {
-	Model         string
-	Batch, Seq    int
-	Iters, Warmup int
-	Report        string
-
-	dev   kernels.Device
-	model nn.Model
-	opt   *nn.AdamW
-	noise nn.Batch
-	last  time.Time
-	nanos []int64
+// machinery runs the program alone and as a job.
+type machinery struct {
+	exe, report string
+	threads     int
+	task        trainerTask
 }
 
-// newBenchTrainerCommand takes its arguments as one JSON object: it is called by bench step alone.
-func newBenchTrainerCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    "trainer JSON",
-		Hidden: true,
-		Args:   cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			t := new(benchTrainer)
-			if err := json.Unmarshal([]byte(args[0]), t); err != nil {
-				return usagef("read the task: %w", err)
-			}
-			worker.Main(t)
-			return nil
-		},
-	}
-}
-
-func (t *benchTrainer) Setup(_ context.Context, s *worker.Session) (err error) {
-	if t.dev, err = kernels.NewCPU(kernels.Config{Threads: s.Threads()}); err != nil {
-		return err
-	}
-	if t.model, err = nn.New(t.dev, t.Model); err != nil {
-		return err
-	}
-	t.model.Init(1)
-	if t.opt, err = nn.NewAdamW(t.dev, t.model, nn.Hyper{Schedule: nn.Schedule{Peak: 1e-4}}); err != nil {
-		return err
-	}
-	t.noise = t.model.RandomBatch(t.Batch, t.Seq, 1)
-	s.Plan(worker.Plan{Steps: int64(t.Warmup + t.Iters), Shards: 1, SamplesPerStep: int64(t.Batch),
-		TokensPerStep: int64(t.Batch * t.Seq), Program: t.model.Program(), Class: t.dev.Class()})
-	for _, p := range t.model.Params() {
-		s.Param(p.Name, p.Shape, t.dev.Host(p.Value), t.dev.Host(p.Grad))
-	}
-	m, v := t.opt.Moments()
-	s.State("adam.m", t.dev.Host(m))
-	s.State("adam.v", t.dev.Host(v))
-	return nil
-}
-
-func (t *benchTrainer) Gradients(context.Context, elastic.Shard) (float64, error) {
-	if err := t.model.Forward(t.noise, 1/float32(len(t.noise.Targets))); err != nil {
-		return 0, err
-	}
-	t.model.Backward()
-	loss, err := t.model.Loss()
-	return loss / float64(len(t.noise.Targets)), err
-}
-
-func (t *benchTrainer) Apply(_ context.Context, step elastic.Step) error {
-	_, err := t.opt.Update(int64(step))
-	if err == nil {
-		err = t.dev.Sync()
-	}
-	now := time.Now()
-	if int(step) > t.Warmup {
-		t.nanos = append(t.nanos, now.Sub(t.last).Nanoseconds())
-	}
-	t.last = now
-	return err
-}
-
-func (t *benchTrainer) Finish(context.Context, *worker.Session) error {
-	return writeFileAtomic(t.Report, []byte(strconv.FormatFloat(median(t.nanos), 'f', 0, 64)))
+// stepCost is what one run measured.
+type stepCost struct {
+	wall float64       // median of a step, in milliseconds
+	cpu  time.Duration // of all processes, from their start to their end
 }
 
 // benchMachinery runs the pairs.
@@ -129,65 +66,111 @@ func benchMachinery(ctx context.Context, model string, batch, seq int, o *comput
 		return nil, failf("%w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	report := filepath.Join(dir, "nanos")
-	task, err := json.Marshal(&benchTrainer{Model: model, Batch: batch, Seq: seq, Iters: o.iters, Warmup: max(o.warmup, 1), Report: report})
-	if err != nil {
-		return nil, failf("%w", err)
-	}
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, failf("%w", err)
 	}
-	threads := strconv.Itoa(o.threads)
-	alone := append([]string{exe}, "bench", "trainer", string(task))
-	job := append([]string{exe, "run", "--workers", "1", "--threads", threads, "--"}, alone...)
+	m := &machinery{exe: exe, report: filepath.Join(dir, "nanos"), threads: o.threads}
+	m.task = trainerTask{Model: model, Batch: batch, Seq: seq, Iters: o.iters, Warmup: max(o.warmup, 1), Report: m.report}
 	r := &machineryReport{Model: model, Batch: batch, Seq: seq, Threads: o.threads, Iterations: o.iters}
 	var ratios []float64
 	for i := range machineryPairs {
-		var ms [2]float64
-		for k := range 2 {
-			// Who is first takes turns too: a machine that warms up or slows down must not favour one.
-			which := (i + k) % 2
-			argv := [][]string{alone, job}[which]
-			if ms[which], err = runMachinery(ctx, argv, threads, report); err != nil {
-				return nil, err
-			}
+		alone, job, err := m.pair(ctx, i)
+		if err != nil {
+			return nil, err
 		}
-		r.AloneMSPerStep = append(r.AloneMSPerStep, ms[0])
-		r.JobMSPerStep = append(r.JobMSPerStep, ms[1])
-		ratios = append(ratios, ms[1]/ms[0])
+		r.AloneMSPerStep = append(r.AloneMSPerStep, alone.wall)
+		r.JobMSPerStep = append(r.JobMSPerStep, job.wall)
+		ratios = append(ratios, job.wall/alone.wall)
 	}
-	slices.Sort(ratios)
-	r.OverheadPercent = (ratios[len(ratios)/2] - 1) * 100
-	return r, nil
+	r.OverheadPercent = (middle(ratios) - 1) * 100
+	return r, m.idle(ctx, r)
 }
 
-// runMachinery gives the program's own median step time in milliseconds.
-func runMachinery(ctx context.Context, argv []string, threads, report string) (float64, error) {
+// idle fills r's figures with sleep. A run's processor time has its start and end in it: only what more steps add counts.
+func (m *machinery) idle(ctx context.Context, r *machineryReport) error {
+	step := middle(r.AloneMSPerStep)
+	m.task.Idle = time.Duration(step * float64(time.Millisecond))
+	m.task.Model, m.task.Batch, m.task.Seq = nn.GPTNames()[0], 1, 1
+	few, many := m.task.Iters, 3*m.task.Iters
+	var delays, cpus []float64
+	for i := range idlePairs {
+		m.task.Iters = few
+		shortAlone, shortJob, err := m.pair(ctx, i)
+		if err != nil {
+			return err
+		}
+		m.task.Iters = many
+		alone, job, err := m.pair(ctx, i)
+		if err != nil {
+			return err
+		}
+		extra := (job.cpu - shortJob.cpu) - (alone.cpu - shortAlone.cpu)
+		delays = append(delays, 1e3*(job.wall-alone.wall))
+		cpus = append(cpus, float64(extra.Microseconds())/float64(many-few))
+	}
+	r.IdleDelayUS, r.IdleCPUUS = middle(delays), middle(cpus)
+	r.MachineryPercent = max(r.IdleDelayUS, r.IdleCPUUS) / step / 10
+	return nil
+}
+
+// pair runs the program alone and as a job. Who is first takes turns: a machine that warms up or slows down must not
+// favour one.
+func (m *machinery) pair(ctx context.Context, turn int) (alone, job stepCost, err error) {
+	task, err := json.Marshal(m.task)
+	if err != nil {
+		return alone, job, failf("%w", err)
+	}
+	program := []string{m.exe, "bench", "trainer", string(task)}
+	run := append([]string{m.exe, "run", "--workers", "1", "--threads", strconv.Itoa(m.threads), "--"}, program...)
+	for k := range 2 {
+		if (turn+k)%2 == 0 {
+			alone, err = m.run(ctx, program)
+		} else {
+			job, err = m.run(ctx, run)
+		}
+		if err != nil {
+			return alone, job, err
+		}
+	}
+	return alone, job, nil
+}
+
+func (m *machinery) run(ctx context.Context, argv []string) (c stepCost, err error) {
 	ctx, cancel := context.WithTimeout(ctx, machineryLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = agentStop
-	cmd.Env = append(os.Environ(), "FARANDOLE_THREADS="+threads)
+	cmd.Env = append(os.Environ(), "FARANDOLE_THREADS="+strconv.Itoa(m.threads))
 	out := new(tailBuffer)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Run(); err != nil {
-		return 0, errors.Join(failf("the timed program ended: %w: %s", err, lastLine(out.String())), ctx.Err())
+		return c, errors.Join(failf("the timed program ended: %w: %s", err, lastLine(out.String())), ctx.Err())
 	}
-	b, err := os.ReadFile(report)
+	// A process's times have those of its children in them, once it has waited for them, as `run` does for the worker.
+	c.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	b, err := os.ReadFile(m.report)
 	if err != nil {
-		return 0, failf("the timed program left no result: %w", err)
+		return c, failf("the timed program left no result: %w", err)
 	}
 	ns, err := strconv.ParseFloat(string(b), 64)
 	if err != nil {
-		return 0, failf("the timed program left no number: %w", err)
+		return c, failf("the timed program left no number: %w", err)
 	}
-	return ns / 1e6, os.Remove(report)
+	c.wall = ns / 1e6
+	return c, os.Remove(m.report)
+}
+
+// middle is the median.
+func middle(x []float64) float64 {
+	x = slices.Sorted(slices.Values(x))
+	return x[len(x)/2]
 }
 
 func (r *machineryReport) String() string {
-	a, j := slices.Sorted(slices.Values(r.AloneMSPerStep)), slices.Sorted(slices.Values(r.JobMSPerStep))
-	return fmt.Sprintf("%s, batch %d, seq %d, %d threads: alone %.3f ms a step, in a job %.3f ms; the machinery costs %+.2f %% (median of %d pairs of %d steps)",
-		r.Model, r.Batch, r.Seq, r.Threads, a[len(a)/2], j[len(j)/2], r.OverheadPercent, len(a), r.Iterations)
+	return fmt.Sprintf(`%s, batch %d, seq %d, %d threads: alone %.3f ms a step, in a job %.3f ms: %+.2f %% (median of %d pairs of %d steps)
+the same with sleep for computing: a step takes %.0f us longer in a job, all processes use %.0f us more: %.2f %% of a step alone`,
+		r.Model, r.Batch, r.Seq, r.Threads, middle(r.AloneMSPerStep), middle(r.JobMSPerStep), r.OverheadPercent, len(r.JobMSPerStep), r.Iterations,
+		r.IdleDelayUS, r.IdleCPUUS, r.MachineryPercent)
 }

@@ -8,12 +8,11 @@ import (
 	"log/slog"
 	"os"
 
-	"github.com/farandole-ml/farandole/checkpoint"
 	"github.com/farandole-ml/farandole/elastic"
-	"github.com/farandole-ml/farandole/kernels"
 	"github.com/farandole-ml/farandole/kernels/nn"
 	"github.com/farandole-ml/farandole/worker"
 	"github.com/farandole-ml/farandole/worker/data"
+	"github.com/farandole-ml/farandole/worker/fit"
 )
 
 // sampleTokens and sampleTemperature are of the text that --sample prints.
@@ -21,109 +20,77 @@ const sampleTokens, sampleTemperature = 400, 0.6
 
 func main() { worker.Main(parse(os.Args[1:])) }
 
-// trainer is a GPT, its optimizer and its text.
+// trainer is a GPT and its text.
 type trainer struct {
-	options
-	dev   kernels.Device
-	text  *data.Text
-	order data.Order
-	model *nn.GPT
-	optim *nn.AdamW
-	batch nn.Batch // memory for the largest shard
-	ids   []int64
+	fit.Program
+	seq               int
+	tokenizer, prompt string
+	sample            bool
+
+	config nn.GPTConfig
+	text   *data.Text
+	model  *nn.GPT
+	batch  nn.Batch // memory for the largest shard
 }
 
-// Setup reads the text and makes the model of the seed.
-func (t *trainer) Setup(ctx context.Context, s *worker.Session) (err error) {
-	if t.mistake != nil {
-		return &worker.UsageError{Reason: t.mistake.Error()}
-	}
-	if t.dev, err = t.open(s); err != nil {
-		return err
-	}
-	var input *data.InputError
-	if t.text, err = data.OpenText(ctx, data.TextConfig{Path: t.path, Tokenizer: t.tokenizer, Log: slog.Default()}); err == nil {
-		t.order = data.Order{Seed: t.seed, Len: t.text.Samples(t.seq), PerStep: t.sequences}
-		err = t.order.Check(t.shards)
-	}
-	if errors.As(err, &input) {
-		return &worker.UsageError{Reason: input.Reason}
-	} else if err != nil {
-		return err
-	}
-	cfg := t.config
-	cfg.Vocab, cfg.Context = t.text.Vocab(), t.seq
-	if t.model, err = nn.NewGPT(t.dev, cfg); err != nil {
-		return err
-	}
-	t.model.Init(t.seed)
-	if t.optim, err = nn.NewAdamW(t.dev, t.model, nn.Hyper{Schedule: nn.Schedule{
-		Peak: t.lr, Floor: t.lr / 10, Warmup: min(t.warmup, t.steps/2), Steps: t.steps,
-	}}); err != nil {
-		return err
-	}
-	t.batch.Tokens = make([]int32, t.largest()*t.seq)
-	t.batch.Targets = make([]int32, t.largest()*t.seq)
-	s.Plan(worker.Plan{
-		Steps: t.steps, Shards: t.shards, Seed: t.seed,
-		SamplesPerStep: t.sequences, TokensPerStep: t.sequences * int64(t.seq), DatasetLen: t.order.Len,
-		Program: t.model.Program() + " on " + t.text.Name(), Class: t.dev.Class(),
-	})
-	return t.register(ctx, s)
+func parse(args []string) *trainer {
+	t := &trainer{}
+	t.Options = fit.Options{Steps: 600, Shards: 8, Batch: 8, Size: "small", Seed: 1, LR: 3e-3, Warmup: 150}
+	f := t.Flags("gpt", nn.GPTNames(), "sequences", "text file, folder, or folder with a pattern (src/*.go); default: Opticks, from the Go installation")
+	f.IntVar(&t.seq, "seq", 64, "tokens of a sequence")
+	f.StringVar(&t.tokenizer, "tokenizer", "", "bytes or gpt2; default: gpt2 for the published sizes of GPT-2, else bytes")
+	f.BoolVar(&t.sample, "sample", false, "print generated text at the end; with --steps 0 --load only that")
+	f.StringVar(&t.prompt, "prompt", "The ", "beginning of the generated text")
+	t.Parse(f, args, t.check)
+	return t
 }
 
-// register hands the model's memory to the runtime, filled from a checkpoint where --load says so.
-func (t *trainer) register(ctx context.Context, s *worker.Session) error {
-	var loaded []checkpoint.Tensor
-	for _, p := range t.model.Params() {
-		value := t.dev.Host(p.Value)
-		s.Param(p.Name, p.Shape, value, t.dev.Host(p.Grad))
-		loaded = append(loaded, checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: value})
+// check finds impossible flags, and settles defaults that depend on others.
+func (t *trainer) check() (err error) {
+	if t.config, err = nn.ConfigByName(t.Size); err != nil {
+		return err
 	}
-	m, v := t.optim.Moments()
-	for _, state := range []checkpoint.Tensor{{Name: "adam.m", Data: t.dev.Host(m)}, {Name: "adam.v", Data: t.dev.Host(v)}} {
-		s.State(state.Name, state.Data)
-		state.Shape = []int{len(state.Data)}
-		loaded = append(loaded, state)
+	if t.tokenizer == "" {
+		t.tokenizer = "bytes"
+		if t.config.Vocab > 256 {
+			t.tokenizer = "gpt2"
+		}
 	}
-	if t.load == "" {
-		return nil
+	if t.seq < 1 || t.seq > t.config.Context {
+		return fmt.Errorf("--seq %d: model %s takes 1 to %d tokens", t.seq, t.Size, t.config.Context)
 	}
-	dir, err := checkpoint.Open(t.load, false)
-	if err == nil {
-		_, _, err = dir.LoadLatest(ctx, t.model.Program()+" on "+t.text.Name(), loaded)
-	}
-	if err != nil {
-		return &worker.UsageError{Reason: fmt.Sprintf("--load %s: %v", t.load, err)}
+	if t.sample && t.prompt == "" {
+		return errors.New("--prompt is empty: --sample needs a beginning")
 	}
 	return nil
 }
 
-// largest is the sequences of the largest shard.
-func (t *trainer) largest() int {
-	return int((t.sequences + int64(t.shards) - 1) / int64(t.shards))
+// Setup reads the text and makes the model of the seed.
+func (t *trainer) Setup(ctx context.Context, s *worker.Session) (err error) {
+	if err = t.Open(s); err != nil {
+		return err
+	}
+	t.text, err = data.OpenText(ctx, data.TextConfig{Path: t.Data, Tokenizer: t.tokenizer, Log: slog.Default()})
+	if err = t.Samples(func() int64 { return t.text.Samples(t.seq) }, err); err != nil {
+		return err
+	}
+	t.config.Vocab, t.config.Context = t.text.Vocab(), t.seq
+	if t.model, err = nn.NewGPT(t.Dev, t.config); err != nil {
+		return err
+	}
+	t.batch.Tokens = make([]int32, t.LargestShard()*t.seq)
+	t.batch.Targets = make([]int32, t.LargestShard()*t.seq)
+	return t.Attach(ctx, s, t.model, nn.Hyper{}, 0.1, t.text.Name(), int64(t.seq))
 }
 
 // Gradients adds the shard's part of the gradient of the global batch's mean loss.
 func (t *trainer) Gradients(ctx context.Context, shard elastic.Shard) (float64, error) {
-	t.ids = t.order.AppendSamples(t.ids[:0], shard)
-	b := nn.Batch{Rows: len(t.ids), Seq: t.seq, Tokens: t.batch.Tokens[:len(t.ids)*t.seq], Targets: t.batch.Targets[:len(t.ids)*t.seq]}
-	for i, id := range t.ids {
+	ids := t.IDs(shard)
+	b := nn.Batch{Rows: len(ids), Seq: t.seq, Tokens: t.batch.Tokens[:len(ids)*t.seq], Targets: t.batch.Targets[:len(ids)*t.seq]}
+	for i, id := range ids {
 		t.text.Fill(b.Tokens[i*t.seq:(i+1)*t.seq], b.Targets[i*t.seq:(i+1)*t.seq], id)
 	}
-	tokens := t.sequences * int64(t.seq)
-	if err := t.model.Forward(b, float32(1/float64(tokens))); err != nil || ctx.Err() != nil {
-		return 0, errors.Join(err, ctx.Err())
-	}
-	t.model.Backward()
-	loss, err := t.model.Loss()
-	return loss / float64(tokens) * float64(shard.Count), err // the runtime divides by the shards
-}
-
-// Apply updates the weights by the sum over all shards.
-func (t *trainer) Apply(_ context.Context, step elastic.Step) error {
-	_, err := t.optim.Update(int64(step))
-	return err
+	return t.Gradient(ctx, b, t.Batch*int64(t.seq), shard)
 }
 
 // Finish prints a sample of what the model learned.
@@ -135,7 +102,7 @@ func (t *trainer) Finish(ctx context.Context, _ *worker.Session) error {
 	if err != nil {
 		return err
 	}
-	out, err := t.model.Generate(prompt, sampleTokens, nn.Sampling{Seed: t.seed, Temperature: sampleTemperature})
+	out, err := t.model.Generate(prompt, sampleTokens, nn.Sampling{Seed: t.Seed, Temperature: sampleTemperature})
 	if err != nil {
 		return err
 	}

@@ -38,9 +38,9 @@ func train(t *testing.T, cfg worker.Config, args ...string) (weights []float32, 
 	require.NoError(t, readErr)
 	if program.model != nil {
 		for _, p := range program.model.Params() {
-			weights = append(weights, program.dev.Host(p.Value)...)
+			weights = append(weights, program.Dev.Host(p.Value)...)
 		}
-		require.NoError(t, program.dev.Close())
+		require.NoError(t, program.Dev.Close())
 	}
 	return weights, string(out), err
 }

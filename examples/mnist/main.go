@@ -9,10 +9,10 @@ import (
 	"os"
 
 	"github.com/farandole-ml/farandole/elastic"
-	"github.com/farandole-ml/farandole/kernels"
 	"github.com/farandole-ml/farandole/kernels/nn"
 	"github.com/farandole-ml/farandole/worker"
 	"github.com/farandole-ml/farandole/worker/data"
+	"github.com/farandole-ml/farandole/worker/fit"
 )
 
 // testRows is how many images are classified at once.
@@ -20,81 +20,52 @@ const testRows = 500
 
 func main() { worker.Main(parse(os.Args[1:])) }
 
-// trainer is a perceptron, its optimizer and its images.
+// trainer is a perceptron and its images.
 type trainer struct {
-	options
-	dev         kernels.Device
+	fit.Program
+	config      nn.MLPConfig
 	train, test *data.Images
-	order       data.Order
 	model       *nn.MLP
-	optim       *nn.AdamW
 	inputs      []float32 // memory for the largest shard
 	targets     []int32
-	ids         []int64
+}
+
+func parse(args []string) *trainer {
+	t := &trainer{}
+	t.Options = fit.Options{Steps: 1000, Shards: 8, Batch: 128, Size: "mlp", Seed: 1, LR: 2e-3, Warmup: 50}
+	f := t.Flags("mnist", nn.MLPNames(), "images", "folder with MNIST's four .gz files; default: the module that has them, found by the go command")
+	t.Parse(f, args, func() (err error) {
+		t.config, err = nn.MLPByName(t.Size)
+		return err
+	})
+	return t
 }
 
 // Setup reads the images and makes the model of the seed.
 func (t *trainer) Setup(ctx context.Context, s *worker.Session) (err error) {
-	if t.mistake != nil {
-		return &worker.UsageError{Reason: t.mistake.Error()}
-	}
-	if t.dev, err = t.open(s); err != nil {
+	if err = t.Open(s); err != nil {
 		return err
 	}
-	var input *data.InputError
-	if t.train, t.test, err = data.LoadMNIST(ctx, t.path); err == nil {
-		t.order = data.Order{Seed: t.seed, Len: t.train.Len(), PerStep: t.images}
-		err = t.order.Check(t.shards)
-	}
-	if errors.As(err, &input) {
-		return &worker.UsageError{Reason: input.Reason}
-	} else if err != nil {
+	t.train, t.test, err = data.LoadMNIST(ctx, t.Data)
+	if err = t.Samples(func() int64 { return t.train.Len() }, err); err != nil {
 		return err
 	}
 	t.config.Widths[0] = t.train.Width()
 	t.config.Widths[len(t.config.Widths)-1] = max(t.train.Classes(), t.test.Classes())
-	if t.model, err = nn.NewMLP(t.dev, t.config); err != nil {
+	if t.model, err = nn.NewMLP(t.Dev, t.config); err != nil {
 		return err
 	}
-	t.model.Init(t.seed)
-	if t.optim, err = nn.NewAdamW(t.dev, t.model, nn.Hyper{Beta2: 0.99, Decay: 0.01, Schedule: nn.Schedule{
-		Peak: t.lr, Floor: t.lr / 100, Warmup: min(t.warmup, t.steps/2), Steps: t.steps,
-	}}); err != nil {
-		return err
-	}
-	largest := (t.images + int64(t.shards) - 1) / int64(t.shards)
-	t.inputs, t.targets = make([]float32, largest*int64(t.train.Width())), make([]int32, largest)
-	s.Plan(worker.Plan{
-		Steps: t.steps, Shards: t.shards, Seed: t.seed, SamplesPerStep: t.images, DatasetLen: t.order.Len,
-		Program: t.model.Program() + " on " + t.train.Name(), Class: t.dev.Class(),
-	})
-	for _, p := range t.model.Params() {
-		s.Param(p.Name, p.Shape, t.dev.Host(p.Value), t.dev.Host(p.Grad))
-	}
-	m, v := t.optim.Moments()
-	s.State("adam.m", t.dev.Host(m))
-	s.State("adam.v", t.dev.Host(v))
-	return nil
+	t.inputs, t.targets = make([]float32, t.LargestShard()*t.train.Width()), make([]int32, t.LargestShard())
+	return t.Attach(ctx, s, t.model, nn.Hyper{Beta2: 0.99, Decay: 0.01}, 0.01, t.train.Name(), 0)
 }
 
 // Gradients adds the shard's part of the gradient of the global batch's mean loss.
 func (t *trainer) Gradients(ctx context.Context, shard elastic.Shard) (float64, error) {
-	t.ids = t.order.AppendSamples(t.ids[:0], shard)
-	n := len(t.ids)
+	ids := t.IDs(shard)
+	n := len(ids)
 	b := nn.Batch{Rows: n, Seq: 1, Inputs: t.inputs[:n*t.train.Width()], Targets: t.targets[:n]}
-	t.train.Fill(b.Inputs, b.Targets, t.ids)
-	if err := t.model.Forward(b, float32(1/float64(t.images))); err != nil || ctx.Err() != nil {
-		return 0, errors.Join(err, ctx.Err())
-	}
-	t.model.Backward()
-	loss, err := t.model.Loss()
-	return loss / float64(t.images) * float64(shard.Count), err // the runtime divides by the shards
-}
-
-// Apply updates the weights by the sum over all shards.
-func (t *trainer) Apply(_ context.Context, step elastic.Step) error {
-	_, err := t.optim.Update(int64(step))
-	return err
+	t.train.Fill(b.Inputs, b.Targets, ids)
+	return t.Gradient(ctx, b, t.Batch, shard)
 }
 
 // Finish classifies the test set.
@@ -102,7 +73,7 @@ func (t *trainer) Finish(ctx context.Context, _ *worker.Session) error {
 	right, n := 0, t.test.Len()
 	inputs, targets, classes := make([]float32, testRows*t.test.Width()), make([]int32, testRows), make([]int, testRows)
 	for first := int64(0); first < n; first += testRows {
-		ids := t.ids[:0]
+		var ids []int64
 		for id := first; id < min(first+testRows, n); id++ {
 			ids = append(ids, id)
 		}

@@ -27,8 +27,8 @@ func train(t *testing.T, args ...string) (printed string, err error) {
 	require.NoError(t, w.Close())
 	out, readErr := io.ReadAll(r)
 	require.NoError(t, readErr)
-	if program.dev != nil {
-		require.NoError(t, program.dev.Close())
+	if program.Dev != nil {
+		require.NoError(t, program.Dev.Close())
 	}
 	return string(out), err
 }
