@@ -78,7 +78,7 @@ func (s *server) failedSetup(st pb.Coordinator_AttachServer, h *pb.Hello) error 
 }
 
 func (j *job) attach(h *pb.Hello, out *outbox[*pb.WorkerCommand]) {
-	out.put(&pb.WorkerCommand{Of: &pb.WorkerCommand_Welcome{Welcome: &pb.Welcome{LivenessNanos: int64(j.limits.Lease)}}})
+	out.put(&pb.WorkerCommand{Of: &pb.WorkerCommand_Welcome{Welcome: &pb.Welcome{LivenessNanos: int64(j.limits.Lease), ReportNanos: j.spec.ReportNanos}}})
 	id := elastic.MemberID(h.Member.Id)
 	m := j.members[id]
 	if m == nil {

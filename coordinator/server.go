@@ -109,7 +109,7 @@ func checkSpec(sp *pb.JobSpec) error {
 		return status.Errorf(codes.InvalidArgument, "worker counts must lie between 0 and %d", maxWorkers)
 	case sp.Max > 0 && sp.Min > sp.Max:
 		return status.Errorf(codes.InvalidArgument, "min %d is larger than max %d", sp.Min, sp.Max)
-	case sp.SettleNanos < 0 || sp.LivenessNanos < 0 || sp.CheckpointEvery < 0 || sp.MaxRestarts < 0:
+	case sp.SettleNanos < 0 || sp.LivenessNanos < 0 || sp.ReportNanos < 0 || sp.CheckpointEvery < 0 || sp.MaxRestarts < 0:
 		return status.Error(codes.InvalidArgument, "settle, liveness, checkpoint interval and restarts must not be negative")
 	}
 	return nil

@@ -99,6 +99,7 @@ func (s *Session) attach(ctx context.Context, client pb.CoordinatorClient) (welc
 	if l := time.Duration(first.GetWelcome().GetLivenessNanos()); l > 0 {
 		liveness = l
 	}
+	report := time.Duration(first.GetWelcome().GetReportNanos())
 	if err := s.command(first); err != nil { // a refusal comes in a welcome's place
 		return false, err
 	}
@@ -106,7 +107,7 @@ func (s *Session) attach(ctx context.Context, client pb.CoordinatorClient) (welc
 	var eg errgroup.Group
 	eg.Go(func() error {
 		defer cancel()
-		return s.mail.send(ctx, stream, elastic.LimitsOf(liveness).Heartbeat)
+		return s.mail.send(ctx, stream, elastic.LimitsOf(liveness).Heartbeat, report)
 	})
 	eg.Go(func() error {
 		defer cancel()
@@ -123,14 +124,17 @@ func (s *Session) attach(ctx context.Context, client pb.CoordinatorClient) (welc
 	return true, eg.Wait()
 }
 
-// send writes letters as they come, and heartbeats: every interval, and after a commit as soon as the last heartbeat is half an
-// interval old. More of them would take time from a machine whose cores all compute.
-func (m *mailbox) send(ctx context.Context, stream pb.Coordinator_AttachClient, interval time.Duration) error {
+// send writes letters as they come, and heartbeats: every interval, and after a commit as soon as the last heartbeat is as old as
+// report, if that is not zero. More of them would take time from a machine whose cores all compute.
+func (m *mailbox) send(ctx context.Context, stream pb.Coordinator_AttachClient, interval, report time.Duration) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	soon := time.NewTimer(0)
 	defer soon.Stop()
 	step := m.step
+	if report == 0 {
+		step = nil
+	}
 	var last time.Time
 	for {
 		beat := false
@@ -139,10 +143,13 @@ func (m *mailbox) send(ctx context.Context, stream pb.Coordinator_AttachClient, 
 			return ctx.Err()
 		case <-m.kick:
 		case <-step:
-			soon.Reset(interval/2 - time.Since(last))
+			soon.Reset(report - time.Since(last))
 			step = nil // until then
 		case <-soon.C:
-			step, beat = m.step, true
+			beat = true
+			if report > 0 {
+				step = m.step
+			}
 		case <-tick.C:
 			beat = true
 		}

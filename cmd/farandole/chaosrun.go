@@ -17,6 +17,7 @@ const (
 	chaosRetry     = 10 * time.Second // the coordinator is just coming back
 	chaosBetween   = 3 * time.Second  // the job is between two views
 	chaosRetryStep = 50 * time.Millisecond
+	chaosReport    = 10 * time.Millisecond // how soon a committed step is known here
 )
 
 // chaosResult is what became of one action.

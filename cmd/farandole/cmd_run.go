@@ -125,6 +125,9 @@ func (o *runOptions) check(cmd *cobra.Command, args []string) (*runPlan, error) 
 	if p.spec, p.workers, err = o.spec(f, args); err != nil {
 		return nil, err
 	}
+	if len(p.chaos) > 0 {
+		p.spec.ReportNanos = int64(chaosReport)
+	}
 	if o.stateDir != "" {
 		if err := writableDir("--state-dir", o.stateDir); err != nil {
 			return nil, err

@@ -1399,6 +1399,7 @@ func (*WorkerCommand_Preempt) isWorkerCommand_Of() {}
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	LivenessNanos int64                  `protobuf:"varint,1,opt,name=liveness_nanos,json=livenessNanos,proto3" json:"liveness_nanos,omitempty"`
+	ReportNanos   int64                  `protobuf:"varint,2,opt,name=report_nanos,json=reportNanos,proto3" json:"report_nanos,omitempty"` // JobSpec's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1436,6 +1437,13 @@ func (*Welcome) Descriptor() ([]byte, []int) {
 func (x *Welcome) GetLivenessNanos() int64 {
 	if x != nil {
 		return x.LivenessNanos
+	}
+	return 0
+}
+
+func (x *Welcome) GetReportNanos() int64 {
+	if x != nil {
+		return x.ReportNanos
 	}
 	return 0
 }
@@ -2668,7 +2676,8 @@ type JobSpec struct {
 	Threads         int32                  `protobuf:"varint,15,opt,name=threads,proto3" json:"threads,omitempty"`                                        // per worker; 0: chosen by the worker
 	Device          string                 `protobuf:"bytes,16,opt,name=device,proto3" json:"device,omitempty"`
 	LogDir          string                 `protobuf:"bytes,17,opt,name=log_dir,json=logDir,proto3" json:"log_dir,omitempty"`
-	NanPolicy       string                 `protobuf:"bytes,18,opt,name=nan_policy,json=nanPolicy,proto3" json:"nan_policy,omitempty"` // stop | skip
+	NanPolicy       string                 `protobuf:"bytes,18,opt,name=nan_policy,json=nanPolicy,proto3" json:"nan_policy,omitempty"`        // stop | skip
+	ReportNanos     int64                  `protobuf:"varint,19,opt,name=report_nanos,json=reportNanos,proto3" json:"report_nanos,omitempty"` // a commit is reported at most so long after the last heartbeat; 0: with the next one
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2827,6 +2836,13 @@ func (x *JobSpec) GetNanPolicy() string {
 		return x.NanPolicy
 	}
 	return ""
+}
+
+func (x *JobSpec) GetReportNanos() int64 {
+	if x != nil {
+		return x.ReportNanos
+	}
+	return 0
 }
 
 type SubmitRequest struct {
@@ -4239,9 +4255,10 @@ const file_coordinator_proto_rawDesc = "" +
 	"\aevicted\x18\x04 \x01(\v2!.farandole.coordinator.v1.EvictedH\x00R\aevicted\x127\n" +
 	"\x05ended\x18\x05 \x01(\v2\x1f.farandole.coordinator.v1.EndedH\x00R\x05ended\x12=\n" +
 	"\apreempt\x18\x06 \x01(\v2!.farandole.coordinator.v1.PreemptH\x00R\apreemptB\x04\n" +
-	"\x02of\"0\n" +
+	"\x02of\"S\n" +
 	"\aWelcome\x12%\n" +
-	"\x0eliveness_nanos\x18\x01 \x01(\x03R\rlivenessNanos\"A\n" +
+	"\x0eliveness_nanos\x18\x01 \x01(\x03R\rlivenessNanos\x12!\n" +
+	"\freport_nanos\x18\x02 \x01(\x03R\vreportNanos\"A\n" +
 	"\aPrepare\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -4322,7 +4339,7 @@ const file_coordinator_proto_rawDesc = "" +
 	"\bAddSlots\x12\x10\n" +
 	"\x03add\x18\x01 \x01(\x05R\x03add\"\x1b\n" +
 	"\aRelease\x12\x10\n" +
-	"\x03job\x18\x01 \x01(\tR\x03job\"\xea\x03\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\"\x8d\x04\n" +
 	"\aJobSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12\x10\n" +
@@ -4343,7 +4360,8 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x06device\x18\x10 \x01(\tR\x06device\x12\x17\n" +
 	"\alog_dir\x18\x11 \x01(\tR\x06logDir\x12\x1d\n" +
 	"\n" +
-	"nan_policy\x18\x12 \x01(\tR\tnanPolicy\"F\n" +
+	"nan_policy\x18\x12 \x01(\tR\tnanPolicy\x12!\n" +
+	"\freport_nanos\x18\x13 \x01(\x03R\vreportNanos\"F\n" +
 	"\rSubmitRequest\x125\n" +
 	"\x04spec\x18\x01 \x01(\v2!.farandole.coordinator.v1.JobSpecR\x04spec\"\x1f\n" +
 	"\vSubmitReply\x12\x10\n" +
