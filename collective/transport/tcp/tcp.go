@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	names "github.com/farandole-ml/farandole/collective/transport"
 	"github.com/farandole-ml/farandole/elastic"
 )
 
@@ -71,11 +72,7 @@ func (c Config) withDefaults() Config {
 }
 
 // ID says which place in which group a Connect asks for.
-type ID struct {
-	Job        string
-	Generation elastic.Generation
-	Rank       int
-}
+type ID = names.ID
 
 // Listener accepts the data connections of one process, for one generation after the other.
 // Its methods may be called from any goroutine.
