@@ -28,7 +28,9 @@ type operation struct {
 
 var operations = []operation{
 	{"ring", func(g *collective.Group, b []float32) func(context.Context) error {
-		return func(ctx context.Context) error { return g.AllReduce(ctx, b) }
+		return func(ctx context.Context) error {
+			return g.AllReduce(ctx, collective.Of(b), collective.Of(b), collective.Sum)
+		}
 	}},
 	{"tree", func(g *collective.Group, b []float32) func(context.Context) error {
 		ranges := elastic.Assign(g.World(), g.World())
@@ -190,7 +192,7 @@ func benchSize(ctx context.Context, g *collective.Group, op operation, size int)
 		}
 	}
 	slowest := make([]byte, g.World()*4*repeat)
-	if err := g.AllGather(ctx, slowest, float32Bytes(took)); err != nil {
+	if err := g.AllGather(ctx, collective.Of(slowest), collective.Of(float32Bytes(took))); err != nil {
 		return err
 	}
 	if g.Rank() != 0 {

@@ -1,12 +1,13 @@
-// Package collective has the operations that the ranks of one generation do together: all-reduce,
-// broadcast, barrier, point to point; and the tree-ordered reduction whose bits do not depend on the
-// world size.
+// Package collective has the operations that the ranks of one generation do together: all-reduce, reduce-scatter,
+// all-gather, broadcast, reduce, all-to-all, barrier, point to point; and the tree-ordered reduction whose bits do not depend
+// on the world size.
 package collective
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/farandole-ml/farandole/elastic"
 )
@@ -39,37 +40,25 @@ func (e *PeerError) Error() string {
 
 func (e *PeerError) Unwrap() error { return e.Err }
 
-// Transport moves bytes between the ranks of one generation. Between two ranks messages arrive whole, once and in order.
-// Different peers are independent; at most one Send and one Recv per peer are in flight at a time.
-type Transport interface {
-	Rank() int
-	World() int
-	// Send returns once b may be reused; delivery may come later.
-	Send(to int, b []byte) error
-	// Recv fills b with the next message that rank from sent, which must have exactly len(b) bytes.
-	Recv(from int, b []byte) error
-	// Abort ends every pending and every later call with cause, on this rank, at once; peers see the connection end.
-	// It may be called at any time from any goroutine, more than once; the first cause stays.
-	Abort(cause error)
-	// Close is Abort(ErrClosed) after what was sent has been handed to the network.
-	Close() error
-}
-
-// Group is one generation's set of ranks.
-// Every rank calls the same operations in the same order with buffers of the same length.
+// Group is one generation's set of ranks, or a part of them (Sub).
+// Every rank calls the same operations in the same order with the same lengths, types, reductions and roots; ranks that
+// do not get an OutOfStepError. Any length will do, zero too, and any number of ranks, one too.
+//
 // Operations are called one at a time, but for Send and Recv, which may run beside one another as long as there
-// is one of each per peer. After any error the Group is dead: every later call returns that error at once; drop
-// the Group and wait for the next View.
+// is one of each per peer; a call waits for the operations that were started (Start) before it. After any error the Group is dead: every
+// later call returns that error at once; drop the Group and wait for the next View.
 //
 // A context that ends during an operation aborts the group, and the operation returns the context's cause.
 // When an operation returns, nothing refers to its buffers any more, whether or not it failed.
 type Group struct {
-	tr     Transport
-	eager  Eager // tr, if it is one
+	*endpoint
 	tuning Tuning
-	state  state
-	out    []*sender // by rank; nil for this one
-	posted []*sender // the running operation's
+	rank   int
+	ranks  []int  // the transport's, by the group's; nil: they are the same
+	id     uint32 // of a sub-group; zero for the group that New made
+	seq    uint32 // of the last collective; guarded by the state's mu
+	call   Call   // the running wrapper's
+
 	ring   ring
 	tree   tree
 	relay  relay
@@ -77,92 +66,134 @@ type Group struct {
 	tokens tokens
 }
 
+// endpoint is what a group and its sub-groups share on one rank.
+type endpoint struct {
+	tr        Transport
+	eager     Eager // tr, if it is one; so the next ones
+	shared    SharedMemory
+	allocator Allocator
+	state     state
+	out       []*sender // by the transport's rank; nil for this one
+	posted    []*sender // the running operation's
+	queue     queue
+	subs      map[uint32]int // guarded by the state's mu
+
+	registered sync.Map // *byte: what the allocator gave
+	saidOnce   sync.Once
+}
+
 // New makes a group over tr. The group owns tr. The owner must end it with Close or Abort.
 func New(tr Transport) *Group { return NewTuned(tr, Tuning{}) }
 
-// NewTuned is New with sizes other than the defaults. They must be equal on all ranks.
+// NewTuned is New with sizes and choices other than the defaults. They must be equal on all ranks.
 func NewTuned(tr Transport, t Tuning) *Group {
-	g := &Group{tr: tr, tuning: t.withDefaults()}
-	g.state.over = make(chan struct{})
-	g.out = make([]*sender, tr.World())
-	for r := range g.out {
+	e := &endpoint{tr: tr, state: state{tr: tr, over: make(chan struct{})}, out: make([]*sender, tr.World())}
+	e.eager, _ = tr.(Eager)
+	e.allocator, _ = tr.(Allocator)
+	e.state.marker, _ = tr.(Marker)
+	if s, ok := tr.(Sharer); ok {
+		e.shared = s.Shared()
+	}
+	g := &Group{endpoint: e, tuning: t.withDefaults(), rank: tr.Rank()}
+	for r := range e.out {
 		if r != tr.Rank() {
-			g.out[r] = newSender(g, r)
+			e.out[r] = newSender(e, r)
 		}
 	}
-	g.eager, _ = tr.(Eager)
-	g.state.marker, _ = tr.(Marker)
 	return g
 }
 
 // Rank is this process's position in the group.
-func (g *Group) Rank() int { return g.tr.Rank() }
+func (g *Group) Rank() int { return g.rank }
 
 // World is the number of ranks.
-func (g *Group) World() int { return g.tr.World() }
+func (g *Group) World() int {
+	if g.ranks != nil {
+		return len(g.ranks)
+	}
+	return g.tr.World()
+}
 
-// Abort ends every operation, pending or later, with cause (nil means ErrClosed). It does not wait for them.
+// Abort ends every operation, pending or later, of the group and its sub-groups, with cause (nil means ErrClosed).
+// It does not wait for them.
 func (g *Group) Abort(cause error) {
 	if cause == nil {
 		cause = ErrClosed
 	}
-	_ = g.fail(cause)
+	_ = g.state.fail(cause)
 }
 
-// Close ends the group. Operations that are still running end with ErrClosed.
+// Close ends the group and its sub-groups. Operations that are still running end with ErrClosed. Closing a sub-group does nothing: it
+// lives as long as the group it is of.
 func (g *Group) Close() error {
+	if g.ranks != nil {
+		return nil
+	}
 	_ = g.state.set(ErrClosed)
 	err := g.tr.Close()
 	g.state.senders.Wait()
 	return err
 }
 
-// AllReduce sums b over all ranks, in place, around a ring: the same bits on every rank, but not
-// across world sizes.
-func (g *Group) AllReduce(ctx context.Context, b []float32) error {
-	op := Op{Kind: OpAllReduce, Bytes: uint64(4 * len(b))}
-	return g.collective(ctx, op, func() error { return g.allReduce(b) })
+// Do runs one operation and returns when this rank's part is done. In steady state it allocates nothing.
+func (g *Group) Do(ctx context.Context, c *Call) error {
+	if err := g.await(ctx); err != nil {
+		return err
+	}
+	return g.do(ctx, c)
 }
 
-// Partial is a tree node's value, held by one rank.
-type Partial struct {
-	Node elastic.Range
-	Data []float32
+// AllReduce makes out the reduction of all ranks' in: the same bits on every rank, but not across world sizes
+// or algorithms.
+func (g *Group) AllReduce(ctx context.Context, out, in Vector, op RedOp) error {
+	return g.byValue(ctx, Call{Kind: OpAllReduce, Out: out, In: in, Op: op})
+}
+
+// ReduceScatter makes out the reduction of part number rank of all ranks' in, which is world times out's length.
+func (g *Group) ReduceScatter(ctx context.Context, out, in Vector, op RedOp) error {
+	return g.byValue(ctx, Call{Kind: OpReduceScatter, Out: out, In: in, Op: op})
+}
+
+// AllGather collects each rank's in into out, which is world times in's length, in rank order.
+func (g *Group) AllGather(ctx context.Context, out, in Vector) error {
+	return g.byValue(ctx, Call{Kind: OpAllGather, Out: out, In: in})
+}
+
+// Broadcast copies b of rank root to all ranks.
+func (g *Group) Broadcast(ctx context.Context, b Vector, root int) error {
+	return g.byValue(ctx, Call{Kind: OpBroadcast, Out: b, Root: root})
+}
+
+// Reduce makes out on rank root the reduction of all ranks' in. Elsewhere out may be empty, and is not touched.
+func (g *Group) Reduce(ctx context.Context, out, in Vector, op RedOp, root int) error {
+	return g.byValue(ctx, Call{Kind: OpReduce, Out: out, In: in, Op: op, Root: root})
+}
+
+// AllToAll sends part r of in to rank r, and makes part r of out what rank r sent here. Parts are equally long.
+func (g *Group) AllToAll(ctx context.Context, out, in Vector) error {
+	return g.byValue(ctx, Call{Kind: OpAllToAll, Out: out, In: in})
+}
+
+// Barrier returns once every rank has called it.
+func (g *Group) Barrier(ctx context.Context) error {
+	return g.byValue(ctx, Call{Kind: OpBarrier})
 }
 
 // ReduceTree sums the partials of all ranks in the order of the reduction tree over shards shards and leaves
 // the sum in out on every rank. The partials of rank r are the nodes of elastic.Partials(ranges[r], shards);
 // ranges is equal on all ranks. All Data and out have one length; out may be one of the Data.
-// The bits depend on the shards' values alone: not on the world size, the ranges or the transport.
+// The bits depend on the shards' values alone: not on the world size, the ranges, the algorithm or the transport.
 func (g *Group) ReduceTree(ctx context.Context, out []float32, partials []Partial, ranges []elastic.Range, shards int) error {
-	op := Op{Kind: OpReduceTree, Bytes: uint64(4 * len(out)), Shape: shapeOf(ranges, shards)}
-	return g.collective(ctx, op, func() error { return g.reduceTree(out, partials, ranges, shards) })
-}
-
-// Broadcast copies b of rank root to all ranks.
-func (g *Group) Broadcast(ctx context.Context, b []byte, root int) error {
-	op := Op{Kind: OpBroadcast, Bytes: uint64(len(b)), Shape: uint32(root)}
-	return g.collective(ctx, op, func() error { return g.broadcast(b, root) })
-}
-
-// Barrier returns once every rank has called it.
-func (g *Group) Barrier(ctx context.Context) error {
-	return g.collective(ctx, Op{Kind: OpBarrier}, g.barrier)
-}
-
-// AllGather collects each rank's b (equal lengths) into out, in rank order. b may be its own place in out.
-func (g *Group) AllGather(ctx context.Context, out, b []byte) error {
-	op := Op{Kind: OpAllGather, Bytes: uint64(len(b))}
-	return g.collective(ctx, op, func() error { return g.allGather(out, b) })
+	return g.byValue(ctx, Call{Kind: OpReduceTree, Out: Of(out), Partials: partials, Ranges: ranges, Shards: shards})
 }
 
 // Send gives b to rank to, which must Recv exactly as many bytes. It may wait for that Recv: two ranks that
 // both Send first may wait for one another.
 func (g *Group) Send(ctx context.Context, to int, b []byte) error {
-	return g.pointToPoint(ctx, to, func() error { return g.tr.Send(to, b) })
+	return g.pointToPoint(ctx, to, b, true)
 }
 
 // Recv fills b from rank from.
 func (g *Group) Recv(ctx context.Context, from int, b []byte) error {
-	return g.pointToPoint(ctx, from, func() error { return g.tr.Recv(from, b) })
+	return g.pointToPoint(ctx, from, b, false)
 }

@@ -8,13 +8,6 @@ type outbox interface {
 	message(to, k int) []byte
 }
 
-// Eager is implemented by a Transport that can take a message without waiting, if the network has room for it.
-type Eager interface {
-	// TrySend is Send when that needs no waiting. False means that b has not been taken, or not all of it: the
-	// next call for this peer must be Send with the same b, which finishes.
-	TrySend(to int, b []byte) (bool, error)
-}
-
 // eagerBytes is the largest message that an operation sends by itself. For a larger one it pays to let another
 // goroutine send while the operation receives.
 const eagerBytes = 64 << 10
@@ -24,7 +17,7 @@ const eagerBytes = 64 << 10
 // That goroutine starts with the first operation that needs it and lives as long as the group, so that an operation
 // in steady state starts nothing and allocates nothing.
 type sender struct {
-	g  *Group
+	g  *endpoint
 	to int
 
 	// of the running operation
@@ -41,7 +34,7 @@ type sender struct {
 	gone    chan struct{} // closed when the goroutine has ended
 }
 
-func newSender(g *Group, to int) *sender {
+func newSender(g *endpoint, to int) *sender {
 	return &sender{
 		g: g, to: to,
 		jobs:  make(chan int, 1),
@@ -52,7 +45,7 @@ func newSender(g *Group, to int) *sender {
 }
 
 // post starts sending total messages of box to rank to, the first ready of which may go at once.
-func (g *Group) post(to int, box outbox, ready, total int) *sender {
+func (g *endpoint) post(to int, box outbox, ready, total int) *sender {
 	s := g.out[to]
 	s.box, s.total, s.next, s.aside = box, total, 0, false
 	s.ready.Store(int64(ready))
@@ -86,7 +79,7 @@ func (s *sender) push() {
 			return
 		}
 		if ok, err := s.g.eager.TrySend(s.to, b); err != nil {
-			_ = s.g.fail(err) // the operation's next Recv, or its settle, returns it
+			_ = s.g.state.fail(err) // the operation's next Recv, or its settle, returns it
 			return
 		} else if !ok {
 			s.handOver()
@@ -112,9 +105,9 @@ func (s *sender) handOver() {
 
 // settle ends the sending part of an operation whose receiving part ended with err. Once it returns, no sender
 // reads the operation's buffers.
-func (g *Group) settle(err error) error {
+func (g *endpoint) settle(err error) error {
 	if err != nil {
-		_ = g.fail(err)
+		_ = g.state.fail(err)
 	}
 	for _, s := range g.posted {
 		if s.aside {
@@ -153,7 +146,7 @@ func (s *sender) run(from int) {
 		}
 		if b := s.box.message(s.to, k); len(b) > 0 {
 			if err := s.g.tr.Send(s.to, b); err != nil {
-				_ = s.g.fail(err)
+				_ = s.g.state.fail(err)
 				return
 			}
 		}

@@ -6,26 +6,43 @@ import (
 	"sync"
 )
 
-// state is a group's life: who is inside, and the error that ended it.
+// state is the life of a group and its sub-groups on this rank: who is inside, and the error that ended it.
 type state struct {
+	tr      Transport
 	marker  Marker
-	senders sync.WaitGroup
-	over    chan struct{} // closed with the first error
+	senders sync.WaitGroup // and the runner of Start
+	over    chan struct{}  // closed with the first error
 
 	mu    sync.Mutex
 	err   error  // the first one
 	users int    // -1 a collective, n > 0 that many point-to-point calls
-	seq   uint32 // of the last collective
 	kind  OpKind // last marked
+	watch *watch // of the last operation's context
+}
+
+// watch is a context whose end aborts the group while an operation under it runs. It stays when the operation is over,
+// because the next one is likely to come with the same context, and to register anew would be an allocation.
+type watch struct {
+	done   <-chan struct{}
+	stop   func() bool
+	inside int // operations under it; guarded by the state's mu
 }
 
 // set keeps the first error and returns it.
 func (s *state) set(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.setLocked(err)
+}
+
+func (s *state) setLocked(err error) error {
 	if s.err == nil {
 		s.err = err
 		close(s.over)
+		if s.watch != nil {
+			s.watch.stop()
+			s.watch = nil
+		}
 	}
 	return s.err
 }
@@ -36,23 +53,38 @@ func (s *state) failure() error {
 	return s.err
 }
 
-// enter admits one operation. A collective is alone; point-to-point calls may be several.
-func (s *state) enter(op Op) error {
+// fail makes err the group's error unless it has one, ends everything, and returns the group's error.
+func (s *state) fail(err error) error {
+	err = s.set(err)
+	s.tr.Abort(err)
+	return err
+}
+
+// enter admits one operation, and gives it the next number of its group. A collective is alone; point-to-point calls may be several.
+func (s *state) enter(ctx context.Context, op *Op, seq *uint32) (*watch, error) {
+	done := ctx.Done()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
-		return s.err
+		return nil, s.err
 	}
 	if s.users < 0 || s.users > 0 && op.Kind != OpSendRecv {
-		return fmt.Errorf("%w: %v called while %v was running: call one operation at a time", ErrMisuse, op.Kind, s.kind)
+		return nil, fmt.Errorf("%w: %v called while %v was running: call one operation at a time", ErrMisuse, op.Kind, s.kind)
+	}
+	if done != nil {
+		select {
+		case <-done:
+			return nil, context.Cause(ctx)
+		default:
+		}
 	}
 	if s.users == 0 {
 		if op.Kind != OpSendRecv {
-			s.seq++
-			op.Seq = s.seq
+			*seq++
+			op.Seq = *seq
 		}
 		if s.marker != nil {
-			s.marker.Mark(op)
+			s.marker.Mark(*op)
 		}
 		s.kind = op.Kind
 	}
@@ -61,48 +93,50 @@ func (s *state) enter(op Op) error {
 	} else {
 		s.users = -1
 	}
-	return nil
+	if done == nil {
+		return nil, nil
+	}
+	return s.observe(ctx, done), nil
 }
 
-func (s *state) leave() {
+// observe registers an operation under ctx. The caller holds mu.
+func (s *state) observe(ctx context.Context, done <-chan struct{}) *watch {
+	w := s.watch
+	if w == nil || w.done != done {
+		w = &watch{done: done}
+		w.stop = context.AfterFunc(ctx, func() { s.expire(w, context.Cause(ctx)) })
+		if s.watch == nil || s.watch.inside == 0 {
+			if s.watch != nil {
+				s.watch.stop()
+			}
+			s.watch = w
+		}
+	}
+	w.inside++
+	return w
+}
+
+// expire ends the group when an operation runs under w, whose context has ended.
+func (s *state) expire(w *watch, cause error) {
+	s.mu.Lock()
+	if w.inside == 0 {
+		s.mu.Unlock()
+		return
+	}
+	err := s.setLocked(cause)
+	s.mu.Unlock()
+	s.tr.Abort(err)
+}
+
+func (s *state) leave(w *watch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.users = max(s.users, 1) - 1
-}
-
-// fail makes err the group's error unless it has one, ends everything, and returns the group's error.
-func (g *Group) fail(err error) error {
-	err = g.state.set(err)
-	g.tr.Abort(err)
-	return err
-}
-
-func (g *Group) collective(ctx context.Context, op Op, run func() error) error {
-	return g.guard(ctx, op, run)
-}
-
-func (g *Group) pointToPoint(ctx context.Context, peer int, run func() error) error {
-	if peer < 0 || peer >= g.World() || peer == g.Rank() {
-		return g.fail(fmt.Errorf("%w: rank %d of %d has no peer %d", ErrMisuse, g.Rank(), g.World(), peer))
+	if w == nil {
+		return
 	}
-	return g.guard(ctx, Op{Kind: OpSendRecv}, run)
-}
-
-// guard runs one operation: admits it, aborts the group when ctx ends meanwhile, makes its error the group's.
-func (g *Group) guard(ctx context.Context, op Op, run func() error) error {
-	if err := g.state.enter(op); err != nil {
-		return g.fail(err)
+	w.inside--
+	if w != s.watch {
+		w.stop()
 	}
-	defer g.state.leave()
-	if ctx.Done() != nil {
-		if ctx.Err() != nil {
-			return g.fail(context.Cause(ctx))
-		}
-		stop := context.AfterFunc(ctx, func() { _ = g.fail(context.Cause(ctx)) })
-		defer stop()
-	}
-	if err := run(); err != nil {
-		return g.fail(err)
-	}
-	return nil
 }

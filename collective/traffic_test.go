@@ -56,7 +56,10 @@ func TestTraffic(t *testing.T) {
 		fmt.Fprintf(&table, "S = %d\n| W | partials | largest | reduce-scatter | whole |\n|---|---|---|---|---|\n", shards)
 		for world := 2; world <= shards; world++ {
 			n := 16 * world * 8 // elements: segments of equal length
-			ring := sentBy(t, world, func(g *collective.Group) error { return g.AllReduce(ctx, make([]float32, n)) })
+			ring := sentBy(t, world, func(g *collective.Group) error {
+				b := collective.Of(make([]float32, n))
+				return g.AllReduce(ctx, b, b, collective.Sum)
+			})
 			ranges := elastic.Assign(shards, world)
 			tree := sentBy(t, world, func(g *collective.Group) error {
 				var partials []collective.Partial

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"github.com/zeebo/xxh3"
+
+	"github.com/farandole-ml/farandole/collective"
 )
 
 // agreement is what all ranks must have in common before a generation's first step. Its wire form is agreementLen
@@ -43,7 +45,7 @@ func (s *Session) agree(g *generation) error {
 		var mine bytes.Buffer
 		_ = binary.Write(&mine, binary.LittleEndian, own)
 		out := make([]byte, agreementLen*g.world())
-		if err := g.group.AllGather(g.ctx, out, mine.Bytes()); err != nil {
+		if err := g.group.AllGather(g.ctx, collective.Of(out), collective.Of(mine.Bytes())); err != nil {
 			return err
 		}
 		all = make([]agreement, g.world())

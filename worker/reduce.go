@@ -39,7 +39,8 @@ func (s *Session) reduce(c *step) error {
 // communicate leaves the sum over all ranks in the first slot.
 func (s *Session) communicate(g *generation, a *accumulation) error {
 	if s.cfg.Reduce == ReduceRing {
-		return g.group.AllReduce(g.ctx, a.slots[0])
+		sum := collective.Of(a.slots[0])
+		return g.group.AllReduce(g.ctx, sum, sum, collective.Sum)
 	}
 	nodes := elastic.Partials(a.r, s.plan.Shards)
 	partials := make([]collective.Partial, len(nodes))
@@ -63,7 +64,7 @@ func (s *Session) origin(c *step) string {
 	all := own
 	if g := c.gen; g.group != nil {
 		all = make([]byte, originLen*g.world())
-		if err := g.group.AllGather(g.ctx, all, own); err != nil {
+		if err := g.group.AllGather(g.ctx, collective.Of(all), collective.Of(own)); err != nil {
 			return originUnknown
 		}
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"unsafe"
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/elastic"
@@ -97,7 +96,7 @@ func prepareAllReduce(g *collective.Group, t benchTask, size int64) (*benchRun, 
 			if tree {
 				return g.ReduceTree(ctx, out, partials, ranges, shards)
 			}
-			return g.AllReduce(ctx, out)
+			return g.AllReduce(ctx, collective.Of(out), collective.Of(out), collective.Sum)
 		},
 		check: func(pass int) (wrong int64) {
 			for i, v := range out {
@@ -130,7 +129,7 @@ func prepareAllGather(g *collective.Group, _ benchTask, size int64) (*benchRun, 
 				mine[i] = benchValue(pass, g.Rank(), i)
 			}
 		},
-		op: func(ctx context.Context) error { return g.AllGather(ctx, bytesOf(all), bytesOf(mine)) },
+		op: func(ctx context.Context) error { return g.AllGather(ctx, collective.Of(all), collective.Of(mine)) },
 		check: func(pass int) (wrong int64) {
 			for i, v := range all {
 				if v != benchValue(pass, i/n, i%n) {
@@ -153,7 +152,7 @@ func prepareBroadcast(g *collective.Group, _ benchTask, size int64) (*benchRun, 
 				}
 			}
 		},
-		op: func(ctx context.Context) error { return g.Broadcast(ctx, bytesOf(b), 0) },
+		op: func(ctx context.Context) error { return g.Broadcast(ctx, collective.Of(b), 0) },
 		check: func(pass int) (wrong int64) {
 			for i, v := range b {
 				if v != benchValue(pass, 0, i) {
@@ -163,12 +162,4 @@ func prepareBroadcast(g *collective.Group, _ benchTask, size int64) (*benchRun, 
 			return wrong
 		},
 	}, nil
-}
-
-// bytesOf is f's memory.
-func bytesOf(f []float32) []byte {
-	if len(f) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&f[0])), 4*len(f))
 }

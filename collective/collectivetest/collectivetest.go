@@ -101,17 +101,18 @@ type operation struct {
 
 var operations = []operation{
 	{"all-reduce", func(ctx context.Context, g *collective.Group, n int) error {
-		return g.AllReduce(ctx, make([]float32, n))
+		b := collective.Of(make([]float32, n))
+		return g.AllReduce(ctx, b, b, collective.Sum)
 	}},
 	{"tree reduce", func(ctx context.Context, g *collective.Group, n int) error {
 		out, partials, ranges, shards := treeArguments(g, n)
 		return g.ReduceTree(ctx, out, partials, ranges, shards)
 	}},
 	{"broadcast", func(ctx context.Context, g *collective.Group, n int) error {
-		return g.Broadcast(ctx, make([]byte, 4*n), 0)
+		return g.Broadcast(ctx, collective.Of(make([]byte, 4*n)), 0)
 	}},
 	{"all-gather", func(ctx context.Context, g *collective.Group, n int) error {
-		return g.AllGather(ctx, make([]byte, 4*n*g.World()), make([]byte, 4*n))
+		return g.AllGather(ctx, collective.Of(make([]byte, 4*n*g.World())), collective.Of(make([]byte, 4*n)))
 	}},
 	{"barrier", func(ctx context.Context, g *collective.Group, _ int) error { return g.Barrier(ctx) }},
 }

@@ -52,7 +52,7 @@ func checkAllReduce(g *collective.Group, n int) error {
 	for i := range b {
 		b[i] = float32((i%1000 + 1) * (g.Rank() + 1))
 	}
-	if err := g.AllReduce(context.Background(), b); err != nil {
+	if err := g.AllReduce(context.Background(), collective.Of(b), collective.Of(b), collective.Sum); err != nil {
 		return err
 	}
 	sum := g.World() * (g.World() + 1) / 2
@@ -71,7 +71,7 @@ func checkBroadcast(g *collective.Group, n int) error {
 		if g.Rank() == root {
 			copy(b, want)
 		}
-		if err := g.Broadcast(context.Background(), b, root); err != nil {
+		if err := g.Broadcast(context.Background(), collective.Of(b), root); err != nil {
 			return err
 		}
 		if !bytes.Equal(b, want) {
@@ -87,7 +87,7 @@ func checkAllGather(g *collective.Group, n int) error {
 		want = append(want, pattern(n, r)...)
 	}
 	out := make([]byte, n*g.World())
-	if err := g.AllGather(context.Background(), out, pattern(n, g.Rank())); err != nil {
+	if err := g.AllGather(context.Background(), collective.Of(out), collective.Of(pattern(n, g.Rank()))); err != nil {
 		return err
 	}
 	if !bytes.Equal(out, want) {
@@ -96,7 +96,7 @@ func checkAllGather(g *collective.Group, n int) error {
 	clear(out)
 	place := out[n*g.Rank() : n*(g.Rank()+1)]
 	copy(place, pattern(n, g.Rank()))
-	if err := g.AllGather(context.Background(), out, place); err != nil {
+	if err := g.AllGather(context.Background(), collective.Of(out), collective.Of(place)); err != nil {
 		return err
 	}
 	if !bytes.Equal(out, want) {
@@ -120,7 +120,7 @@ func checkEqualBits(t *testing.T, c *cluster) {
 	sums := make([][]float32, len(c.groups))
 	c.must(t, func(g *collective.Group) error {
 		b := wild(n, uint64(g.Rank()), 0)
-		err := g.AllReduce(context.Background(), b)
+		err := g.AllReduce(context.Background(), collective.Of(b), collective.Of(b), collective.Sum)
 		sums[g.Rank()] = b
 		return err
 	})

@@ -139,10 +139,12 @@ func testMisuse(t *testing.T, mesh Mesh) {
 		"shards left over":   reduce(good, ranges, 4),
 		"shards out of tree": reduce(good, ranges, 2),
 		"no shards":          reduce(nil, []elastic.Range{{}, {}}, 0),
-		"no such root":       func(g *collective.Group) error { return g.Broadcast(ctx, make([]byte, 3), 2) },
-		"gather length":      func(g *collective.Group) error { return g.AllGather(ctx, make([]byte, 3), make([]byte, 2)) },
-		"to itself":          func(g *collective.Group) error { return g.Send(ctx, g.Rank(), make([]byte, 1)) },
-		"no such peer":       func(g *collective.Group) error { return g.Recv(ctx, 2, make([]byte, 1)) },
+		"no such root":       func(g *collective.Group) error { return g.Broadcast(ctx, collective.Of(make([]byte, 3)), 2) },
+		"gather length": func(g *collective.Group) error {
+			return g.AllGather(ctx, collective.Of(make([]byte, 3)), collective.Of(make([]byte, 2)))
+		},
+		"to itself":    func(g *collective.Group) error { return g.Send(ctx, g.Rank(), make([]byte, 1)) },
+		"no such peer": func(g *collective.Group) error { return g.Recv(ctx, 2, make([]byte, 1)) },
 	}
 	for name, call := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -3,15 +3,10 @@
 package inproc
 
 import (
-	"errors"
-	"fmt"
 	"sync"
 
 	"github.com/farandole-ml/farandole/collective"
 )
-
-// errEnded is what peers see of a transport that was aborted.
-var errEnded = errors.New("connection ended by the peer")
 
 // New gives the transports of a group of world ranks.
 func New(world int) []collective.Transport {
@@ -124,6 +119,9 @@ func (t *transport) fail(peer int, err error) error {
 	return t.cause()
 }
 
+// lost ends this transport because a peer has ended its own, which told why.
 func (t *transport) lost(peer int) error {
-	return t.fail(peer, fmt.Errorf("%w (%s)", errEnded, t.all[peer].cause().Error()))
+	told := collective.Farewell(t.all[peer].cause())
+	t.Abort(collective.ReadFarewell(told, peer, t.rank, t.World(), t.marked().Kind))
+	return t.cause()
 }

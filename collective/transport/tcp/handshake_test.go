@@ -57,7 +57,8 @@ func requireWorks(t testing.TB, attempts ...<-chan attempt) {
 			if errs[i] = got.err; got.err == nil {
 				g := collective.New(got.tr)
 				defer g.Close()
-				errs[i] = g.AllReduce(context.Background(), make([]float32, 1000))
+				b := collective.Of(make([]float32, 1000))
+				errs[i] = g.AllReduce(context.Background(), b, b, collective.Sum)
 			}
 		})
 	}

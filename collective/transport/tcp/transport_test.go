@@ -159,7 +159,7 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 		small, large := make([]float32, 100), make([]float32, 1<<20)
 		return func() {
 			for _, b := range [][]float32{small, large} {
-				if err := g.AllReduce(ctx, b); err != nil {
+				if err := g.AllReduce(ctx, collective.Of(b), collective.Of(b), collective.Sum); err != nil {
 					t.Error(err)
 				}
 			}

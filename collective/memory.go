@@ -1,0 +1,37 @@
+package collective
+
+import (
+	"os"
+	"unsafe"
+)
+
+// Alloc gives zeroed, page-aligned memory in which operations of this group need no copies, if the transport has such;
+// else, or when that is exhausted, ordinary memory, and the log says so once. It must go back by Free before the group ends, and is not to
+// be used afterwards. It is safe for concurrent use.
+func (g *Group) Alloc(bytes int) ([]byte, error) {
+	if bytes < 0 {
+		return nil, ErrMisuse
+	}
+	if g.allocator != nil {
+		b, err := g.allocator.Alloc(bytes)
+		if err == nil {
+			g.registered.Store(unsafe.SliceData(b), struct{}{})
+			return b, nil
+		}
+		g.saidOnce.Do(func() {
+			g.tuning.Logger.Warn("no registered memory: buffers are copied from now on", "bytes", bytes, "err", err)
+		})
+	}
+	page := os.Getpagesize()
+	b := make([]byte, bytes+page)
+	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (page - 1)
+	return b[skip : skip+bytes : skip+bytes], nil
+}
+
+// Free takes back what Alloc gave.
+func (g *Group) Free(b []byte) error {
+	if _, ok := g.registered.LoadAndDelete(unsafe.SliceData(b)); ok {
+		return g.allocator.Free(b)
+	}
+	return nil
+}

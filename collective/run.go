@@ -1,0 +1,147 @@
+package collective
+
+import (
+	"context"
+	"fmt"
+)
+
+// do runs a call that the caller keeps in memory of its own.
+func (g *Group) do(ctx context.Context, c *Call) error {
+	op, a, err := g.prepare(c)
+	if err != nil {
+		return g.state.fail(err)
+	}
+	w, err := g.state.enter(ctx, &op, &g.seq)
+	if err != nil {
+		return g.state.fail(err)
+	}
+	defer g.state.leave(w)
+	return g.execute(op, c, a)
+}
+
+// byValue is Do for a call that is on its caller's stack, where it can stay: the running operation sees a copy.
+func (g *Group) byValue(ctx context.Context, c Call) error {
+	if err := g.await(ctx); err != nil {
+		return err
+	}
+	op, a, err := g.prepare(&c)
+	if err != nil {
+		return g.state.fail(err)
+	}
+	w, err := g.state.enter(ctx, &op, &g.seq)
+	if err != nil {
+		return g.state.fail(err)
+	}
+	g.call = c
+	err = g.execute(op, &g.call, a)
+	g.call = Call{}
+	g.state.leave(w)
+	return err
+}
+
+// prepare checks c and names it.
+func (g *Group) prepare(c *Call) (Op, Algorithm, error) {
+	if err := c.check(g.rank, g.World()); err != nil {
+		return Op{}, Auto, err
+	}
+	a, err := g.choose(c)
+	if err != nil {
+		return Op{}, Auto, err
+	}
+	return g.describe(c, a), a, nil
+}
+
+// choose is the algorithm of c: the call's own, the group's, the transport's own memory, or the table's.
+func (g *Group) choose(c *Call) (Algorithm, error) {
+	a := c.Algorithm
+	if a == Auto && (g.tuning.Algorithm == Shared || c.Kind.has(g.tuning.Algorithm)) {
+		a = g.tuning.Algorithm
+	}
+	memory := g.shared != nil && g.ranks == nil
+	switch {
+	case a == Shared && !memory:
+		return a, fmt.Errorf("%w: %v in shared memory: this group's transport, or a sub-group, has none", ErrMisuse, c.Kind)
+	case a == Auto && memory:
+		return Shared, nil
+	case a == Auto:
+		return g.byMessages(c), nil
+	}
+	return a, nil
+}
+
+// byMessages is the table's choice.
+func (g *Group) byMessages(c *Call) Algorithm {
+	bytes := max(len(c.Out.Data), len(c.In.Data))
+	if c.Kind == OpReduce {
+		bytes = len(c.In.Data) // the root's Out is longer than the others'
+	}
+	if a := g.tuning.Table.Choose(c.Kind, bytes, g.World(), OneHost); a != Auto {
+		return a
+	}
+	return messageAlgorithms[c.Kind][0]
+}
+
+// execute runs an operation that has been admitted.
+func (g *Group) execute(op Op, c *Call, a Algorithm) error {
+	if a == Shared {
+		handled, err := g.shared.Do(op, c)
+		if err != nil {
+			return g.state.fail(err)
+		}
+		if handled {
+			return nil
+		}
+		if c.Algorithm == Shared {
+			return g.state.fail(fmt.Errorf("%w: the transport cannot do %v in shared memory", ErrMisuse, op))
+		}
+		a = g.byMessages(c)
+	}
+	if err := g.message(c, a); err != nil {
+		return g.state.fail(err)
+	}
+	return nil
+}
+
+func (g *Group) pointToPoint(ctx context.Context, peer int, b []byte, send bool) error {
+	if err := g.await(ctx); err != nil {
+		return err
+	}
+	if peer < 0 || peer >= g.World() || peer == g.rank {
+		return g.state.fail(fmt.Errorf("%w: rank %d of %d has no peer %d", ErrMisuse, g.rank, g.World(), peer))
+	}
+	w, err := g.state.enter(ctx, &Op{Kind: OpSendRecv}, nil)
+	if err != nil {
+		return g.state.fail(err)
+	}
+	defer g.state.leave(w)
+	if send {
+		err = g.tr.Send(g.peer(peer), b)
+	} else {
+		err = g.tr.Recv(g.peer(peer), b)
+	}
+	if err != nil {
+		return g.state.fail(err)
+	}
+	return nil
+}
+
+// message runs c by messages.
+func (g *Group) message(c *Call, _ Algorithm) error {
+	switch c.Kind {
+	case OpAllReduce:
+		if c.In.Type != Float32 || c.Op != Sum {
+			break
+		}
+		copy(c.Out.Data, c.In.Data)
+		return g.allReduce(floats(c.Out.Data))
+	case OpReduceTree:
+		return g.reduceTree(floats(c.Out.Data), c.Partials, c.Ranges, c.Shards)
+	case OpBroadcast:
+		return g.broadcast(c.Out.Data, c.Root)
+	case OpBarrier:
+		return g.barrier()
+	case OpAllGather:
+		return g.allGather(c.Out.Data, c.In.Data)
+	}
+	return fmt.Errorf("%w: %v is not there yet", ErrMisuse, c.Kind)
+}
