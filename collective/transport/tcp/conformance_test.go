@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestConformance(t *testing.T) {
 	collectivetest.Run(t, func(t testing.TB, world int) []collective.Transport {
-		return mesh(t, world, Config{Checksum: world%2 == 0})
+		return connected(t, world, Config{Checksum: world%2 == 0, Streams: 1 + world%3})
 	})
 }
 
@@ -37,7 +37,7 @@ func listen(t testing.TB, world int, cfg Config) ([]*Listener, []string) {
 // patience is a limit that only a hanging test reaches.
 const patience = time.Minute
 
-func mesh(t testing.TB, world int, cfg Config) []collective.Transport {
+func connected(t testing.TB, world int, cfg Config) []collective.Transport {
 	listeners, addrs := listen(t, world, cfg)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

@@ -15,12 +15,12 @@ import (
 // this rank has sent ahead. The kernel's keepalive covers a connection on which nothing is under way.
 
 // tune sets a connection up.
-func (w *wire) tune(liveness time.Duration) error {
-	if err := w.conn.SetNoDelay(true); err != nil {
+func tune(c *net.TCPConn, liveness time.Duration) error {
+	if err := c.SetNoDelay(true); err != nil {
 		return err
 	}
 	const probes = 2
-	return w.conn.SetKeepAliveConfig(net.KeepAliveConfig{
+	return c.SetKeepAliveConfig(net.KeepAliveConfig{
 		Enable:   liveness > 0,
 		Idle:     max(liveness, time.Second), // the kernel counts in seconds
 		Interval: max(liveness, time.Second),
@@ -28,60 +28,17 @@ func (w *wire) tune(liveness time.Duration) error {
 	})
 }
 
-// checksPerLiveness is how often in a Liveness connections are looked at.
-const checksPerLiveness = 4
-
-// watch ends the group when a peer's host has not answered for liveness, until the group is over.
-func (t *transport) watch(liveness time.Duration) {
-	period := liveness / checksPerLiveness
-	ticker := time.NewTicker(max(period, time.Millisecond))
-	defer ticker.Stop()
-	last, q := time.Now(), newInquiry()
-	for {
-		select {
-		case <-t.over:
-			return
-		case now := <-ticker.C:
-			// A process that was itself stopped accuses nobody: it looks again a period later.
-			if late := now.Sub(last) > 2*period; !late {
-				t.check(q, liveness)
-			}
-			last = now
-			t.checks.Add(1)
+// newLook makes a stream.Config.Look. It asks into the same memory again and again.
+func newLook(liveness time.Duration) func(fd int) string {
+	info := new(unix.TCPInfo)
+	return func(fd int) string {
+		size := uint32(unsafe.Sizeof(*info))
+		_, _, errno := syscall.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO,
+			uintptr(unsafe.Pointer(info)), uintptr(unsafe.Pointer(&size)), 0)
+		if errno != 0 {
+			return ""
 		}
-	}
-}
-
-// inquiry asks the kernel about a connection, into the same memory again and again.
-type inquiry struct {
-	info unix.TCPInfo
-	ok   bool
-	ask  func(fd uintptr)
-}
-
-func newInquiry() *inquiry {
-	q := &inquiry{}
-	q.ask = func(fd uintptr) {
-		size := uint32(unsafe.Sizeof(q.info))
-		_, _, errno := syscall.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.IPPROTO_TCP, unix.TCP_INFO,
-			uintptr(unsafe.Pointer(&q.info)), uintptr(unsafe.Pointer(&size)), 0)
-		q.ok = errno == 0
-	}
-	return q
-}
-
-func (t *transport) check(q *inquiry, liveness time.Duration) {
-	for _, p := range t.peers {
-		if p == nil {
-			continue
-		}
-		if err := p.wire.in.raw.Control(q.ask); err != nil || !q.ok {
-			continue // closed: somebody else noticed
-		}
-		if reason := silence(&q.info, liveness); reason != "" {
-			_ = t.fail(p, fmt.Errorf("%w: %s", errLost, reason))
-			return
-		}
+		return silence(info, liveness)
 	}
 }
 

@@ -1,6 +1,8 @@
 package tcp
 
 import (
+	"io"
+	"net"
 	"testing"
 	"time"
 
@@ -8,19 +10,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestABusyPeerIsNoLostPeer lets a rank send far more than the network holds to one that does not receive for many
-// times Liveness, as a rank does that still computes.
+// TestABusyPeerIsNoLostPeer sends far more than the network holds to a peer that does not receive for many times
+// Liveness, as a rank does that still computes.
 func TestABusyPeerIsNoLostPeer(t *testing.T) {
-	const much = 32 << 20
-	transports := mesh(t, 2, Config{Liveness: 40 * time.Millisecond})
-	for _, tr := range transports {
-		defer tr.Close()
-	}
+	const much, liveness, looks = 64 << 20, 40 * time.Millisecond, 60
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer socket.Close()
+	near, err := net.Dial("tcp", socket.Addr().String())
+	require.NoError(t, err)
+	defer near.Close()
+	far, err := socket.Accept()
+	require.NoError(t, err)
+	defer far.Close()
 	sent := make(chan error, 1)
-	go func() { sent <- transports[0].Send(1, make([]byte, much)) }()
-	watch := &transports[0].(*transport).checks
-	require.Eventually(t, func() bool { return watch.Load() > 60 }, patience, time.Millisecond)
-	require.NoError(t, transports[1].Recv(0, make([]byte, much)))
+	go func() {
+		_, err := near.Write(make([]byte, much))
+		sent <- err
+	}()
+	raw, err := near.(*net.TCPConn).SyscallConn()
+	require.NoError(t, err)
+	look := newLook(liveness)
+	for range looks {
+		require.NoError(t, raw.Control(func(fd uintptr) { require.Empty(t, look(int(fd))) }))
+		time.Sleep(liveness / checksPerLiveness)
+	}
+	require.Empty(t, sent, "all of it went: the peer was not busy")
+	_, err = io.CopyN(io.Discard, far, much)
+	require.NoError(t, err)
 	require.NoError(t, <-sent)
 }
 

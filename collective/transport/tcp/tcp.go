@@ -1,21 +1,23 @@
-// Package tcp connects the ranks of one generation by a full mesh of TCP connections.
-//
-// A process has one Listener for its life. Connect forms the mesh of one generation: a rank dials the lower ranks and
-// accepts the higher ones; a handshake on every connection proves that both sides mean the same job, generation,
-// world size and pair of ranks. Connections of a generation that this process has not heard of yet wait until
-// Connect is called for it. See docs/protocol.md, "Data plane".
+// Package tcp connects the ranks of one generation by a full mesh of TCP connections. See docs/protocol.md, "Data
+// plane".
 package tcp
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
+	"runtime"
 	"time"
 
-	names "github.com/farandole-ml/farandole/collective/transport"
-	"github.com/farandole-ml/farandole/elastic"
+	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/transport"
+	"github.com/farandole-ml/farandole/collective/transport/mesh"
+	"github.com/farandole-ml/farandole/collective/transport/stream"
 )
+
+// ErrCorrupt says that what came from a peer is not what a peer sends: a flipped bit, or a foreign program.
+var ErrCorrupt = stream.ErrCorrupt
 
 // Config has a Listener's settings. The zero value works.
 type Config struct {
@@ -26,6 +28,11 @@ type Config struct {
 	// given up. It catches cut links and dead hosts, not a process that is frozen or busy. Longer tolerates worse
 	// networks; shorter finds a cut earlier. Zero means 1 s; negative means the kernel's limit, about 15 minutes.
 	Liveness time.Duration
+
+	// Streams is how many connections a pair of ranks has, at most 16; messages take turns on them. A pair uses the
+	// smaller of its sides' numbers. More may use a network better that limits each connection, by its window or by
+	// the path that it is given; fewer need less memory in the kernel. Zero means 1.
+	Streams int
 
 	// HandshakeTimeout is how long a new connection may take for each message of the handshake. Zero means 2 s.
 	HandshakeTimeout time.Duration
@@ -49,124 +56,96 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-func (c Config) withDefaults() Config {
-	if c.Liveness == 0 {
-		c.Liveness = time.Second
-	}
-	if c.HandshakeTimeout <= 0 {
-		c.HandshakeTimeout = 2 * time.Second
-	}
-	if c.ParkTimeout <= 0 {
-		c.ParkTimeout = 10 * time.Second
-	}
-	if c.MaxParked <= 0 {
-		c.MaxParked = 1024
-	}
-	if c.MaxPending <= 0 {
-		c.MaxPending = 128
-	}
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
-	return c
-}
-
 // ID says which place in which group a Connect asks for.
-type ID = names.ID
+type ID = transport.ID
 
 // Listener accepts the data connections of one process, for one generation after the other.
 // Its methods may be called from any goroutine.
 type Listener struct {
-	cfg      Config
-	socket   net.Listener
-	handlers sync.WaitGroup
-
-	mu      sync.Mutex
-	closed  bool
-	job     string
-	fence   elastic.Generation // lower ones are refused
-	forming map[elastic.Generation]*forming
-	formed  elastic.Generation // the highest that formed here
-	changed chan struct{}      // closed and replaced when anything above changes
-	pending []net.Conn         // in handshake, oldest first
-	parked  int
+	*mesh.Listener
+	cfg Config
 }
 
 // Listen starts accepting on addr (host:port; port 0 picks one). The caller must Close the Listener.
 func Listen(addr string, cfg Config) (*Listener, error) {
-	socket, err := net.Listen("tcp", addr)
+	if cfg.Liveness == 0 {
+		cfg.Liveness = time.Second
+	}
+	m := mesh.Config{
+		Job: cfg.Job, HandshakeTimeout: cfg.HandshakeTimeout, ParkTimeout: cfg.ParkTimeout, MaxParked: cfg.MaxParked,
+		MaxPending: cfg.MaxPending, Streams: cfg.Streams, FlagNames: []string{"message checksums"}, Logger: cfg.Logger,
+	}
+	if cfg.Checksum {
+		m.Flags = 1
+	}
+	l, err := mesh.Listen(network{}, addr, m)
 	if err != nil {
-		return nil, fmt.Errorf("tcp: data plane: %w", err)
+		return nil, err
 	}
-	cfg = cfg.withDefaults()
-	l := &Listener{
-		cfg: cfg, socket: socket, job: cfg.Job,
-		forming: make(map[elastic.Generation]*forming),
-		changed: make(chan struct{}),
-	}
-	l.handlers.Go(l.accept)
-	return l, nil
+	return &Listener{l, cfg}, nil
 }
 
-// Addr is the address that was bound.
-func (l *Listener) Addr() string { return l.socket.Addr().String() }
-
-// Fence refuses every generation lower than gen from now on: those in formation end with
-// collective.ErrGenerationChanged, early connections are closed. Groups that stand are not touched.
-func (l *Listener) Fence(gen elastic.Generation) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.fence = max(l.fence, gen)
-	for g, f := range l.forming {
-		if g < l.fence {
-			f.cancel(staleError(g, l.fence))
+// Connect forms the group of id.Generation: see mesh.Listener.Connect. The caller owns the transport.
+func (l *Listener) Connect(ctx context.Context, id ID, addrs []string) (collective.Transport, error) {
+	conns, err := l.Listener.Connect(ctx, id, addrs)
+	if err != nil {
+		return nil, err
+	}
+	here := 1
+	for r, group := range conns {
+		for i, c := range group {
+			if err := tune(c.(*net.TCPConn), l.cfg.Liveness); err != nil {
+				l.cfg.logger().Warn("data connection cannot be tuned", "rank", r, "gen", id.Generation, "err", err)
+			}
+			if i == 0 && sameHost(c) {
+				here++
+			}
 		}
 	}
-	l.announce()
+	t, err := stream.New(id, conns, l.cfg.stream(here > runtime.NumCPU()))
+	if err != nil {
+		return nil, fmt.Errorf("tcp: generation %d: %w", id.Generation, err)
+	}
+	return t, nil
 }
 
-// Close stops accepting and ends what is in formation. Groups that stand are not touched.
-func (l *Listener) Close() error {
-	l.mu.Lock()
-	l.closed = true
-	for _, f := range l.forming {
-		f.cancel(net.ErrClosed)
+func (c *Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.Default()
 	}
-	for _, c := range l.pending {
-		c.Close()
-	}
-	l.announce()
-	l.mu.Unlock()
-	err := l.socket.Close()
-	l.handlers.Wait()
-	return err
+	return c.Logger
 }
 
-// announce makes waiting connections look again. The caller holds mu.
-func (l *Listener) announce() {
-	close(l.changed)
-	l.changed = make(chan struct{})
+func (c *Config) stream(crowded bool) stream.Config {
+	s := stream.Config{Checksum: c.Checksum, Crowded: crowded}
+	if c.Liveness > 0 {
+		s.Period = c.Liveness / checksPerLiveness
+		s.Look = newLook(c.Liveness)
+	}
+	return s
 }
 
-// accept runs until the socket is closed.
-func (l *Listener) accept() {
-	const pause = 10 * time.Millisecond // after an error such as "too many open files"
-	for {
-		c, err := l.socket.Accept()
-		if err == nil {
-			l.handlers.Go(func() { l.handle(c.(*net.TCPConn)) })
-			continue
-		}
-		l.mu.Lock()
-		closed, changed := l.closed, l.changed
-		l.mu.Unlock()
-		if closed {
-			return
-		}
-		l.cfg.Logger.Warn("data plane cannot accept", "err", err)
-		select {
-		case <-time.After(pause):
-		case <-changed:
-		}
-	}
+// checksPerLiveness is how often in a Liveness connections are looked at.
+const checksPerLiveness = 4
+
+// sameHost says whether a connection does not leave this host.
+func sameHost(c net.Conn) bool {
+	near, ok1 := c.LocalAddr().(*net.TCPAddr)
+	far, ok2 := c.RemoteAddr().(*net.TCPAddr)
+	return ok1 && ok2 && near.IP.Equal(far.IP)
 }
+
+// network is TCP for package mesh.
+type network struct{}
+
+func (network) Name() string { return "tcp" }
+
+func (network) Listen(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+
+func (network) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", addr)
+}
+
+// Trust trusts everybody: the port must be reachable by the job's hosts only.
+func (network) Trust(net.Conn) error { return nil }

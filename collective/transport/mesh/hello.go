@@ -1,4 +1,4 @@
-package tcp
+package mesh
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 // The handshake: the dialer sends a hello, the acceptor a reply, the dialer a confirmation. Integers are
 // little-endian.
 const (
-	version     = 1
+	version     = 2
 	helloMagic  = "FARANDAT"
 	replyMagic  = "FARANREP"
 	confirm     = "FARANCON"
@@ -41,7 +41,9 @@ type hello struct {
 	generation elastic.Generation
 	from, to   int
 	world      int
-	checksum   bool
+	flags      uint32
+	stream     int // which of the pair's connections this is, from 0
+	streams    int // how many it shall have
 }
 
 func (h hello) append(b []byte) []byte {
@@ -54,12 +56,8 @@ func (h hello) append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint32(b, uint32(h.from))
 	b = binary.LittleEndian.AppendUint32(b, uint32(h.to))
 	b = binary.LittleEndian.AppendUint32(b, uint32(h.world))
-	var flags uint32
-	if h.checksum {
-		flags = 1
-	}
-	b = binary.LittleEndian.AppendUint32(b, flags)
-	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
+	b = binary.LittleEndian.AppendUint32(b, h.flags)
+	b = append(b, 0, 0, 0, 0, byte(h.stream), byte(h.streams), 0, 0)
 	b = append(b, h.job...)
 	sum := crc32.Checksum(b[start:], castagnoli)
 	binary.LittleEndian.PutUint32(b[start+40:], sum)
@@ -81,7 +79,9 @@ func readHello(r io.Reader) (hello, error) {
 		from:       int(binary.LittleEndian.Uint32(b[24:])),
 		to:         int(binary.LittleEndian.Uint32(b[28:])),
 		world:      int(binary.LittleEndian.Uint32(b[32:])),
-		checksum:   binary.LittleEndian.Uint32(b[36:])&1 != 0,
+		flags:      binary.LittleEndian.Uint32(b[36:]),
+		stream:     int(b[44]),
+		streams:    int(b[45]),
 	}
 	n := int(binary.LittleEndian.Uint16(b[10:]))
 	if n > maxJobBytes {
@@ -103,11 +103,14 @@ func readHello(r io.Reader) (hello, error) {
 	if h.world > maxWorld || h.from >= h.world || h.to >= h.world {
 		return hello{}, fmt.Errorf("%w: rank %d to %d in a world of %d", errGarbage, h.from, h.to, h.world)
 	}
+	if h.version == version && (h.streams < 1 || h.streams > MaxStreams || h.stream >= h.streams) {
+		return hello{}, fmt.Errorf("%w: connection %d of %d", errGarbage, h.stream, h.streams)
+	}
 	return h, nil
 }
 
 // verdict is an acceptor's answer. The numbers are part of the protocol.
-type verdict uint16
+type verdict uint8
 
 const (
 	welcome verdict = iota
@@ -118,6 +121,7 @@ const (
 
 type reply struct {
 	verdict    verdict
+	streams    int                // of a welcome: how many connections the pair has
 	generation elastic.Generation // the acceptor's fence
 	text       string
 }
@@ -126,7 +130,7 @@ func (r reply) append(b []byte) []byte {
 	start := len(b)
 	text := r.text[:min(len(r.text), maxText)]
 	b = append(b, replyMagic...)
-	b = binary.LittleEndian.AppendUint16(b, uint16(r.verdict))
+	b = append(b, byte(r.verdict), byte(r.streams))
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(text)))
 	b = append(b, 0, 0, 0, 0)
 	b = binary.LittleEndian.AppendUint64(b, uint64(r.generation))
@@ -136,9 +140,9 @@ func (r reply) append(b []byte) []byte {
 	return b
 }
 
-func readReply(r io.Reader) (reply, error) {
+func readReply(from io.Reader) (reply, error) {
 	b := make([]byte, replyBytes, replyBytes+maxText)
-	if _, err := io.ReadFull(r, b); err != nil {
+	if _, err := io.ReadFull(from, b); err != nil {
 		return reply{}, err
 	}
 	n := int(binary.LittleEndian.Uint16(b[10:]))
@@ -146,7 +150,7 @@ func readReply(r io.Reader) (reply, error) {
 		return reply{}, errGarbage
 	}
 	b = b[:replyBytes+n]
-	if _, err := io.ReadFull(r, b[replyBytes:]); err != nil {
+	if _, err := io.ReadFull(from, b[replyBytes:]); err != nil {
 		return reply{}, err
 	}
 	sum := binary.LittleEndian.Uint32(b[12:])
@@ -154,11 +158,16 @@ func readReply(r io.Reader) (reply, error) {
 	if sum != crc32.Checksum(b, castagnoli) {
 		return reply{}, fmt.Errorf("%w: wrong checksum", errGarbage)
 	}
-	return reply{
-		verdict:    verdict(binary.LittleEndian.Uint16(b[8:])),
+	r := reply{
+		verdict:    verdict(b[8]),
+		streams:    int(b[9]),
 		generation: elastic.Generation(binary.LittleEndian.Uint64(b[16:])),
 		text:       string(b[replyBytes:]),
-	}, nil
+	}
+	if r.verdict == welcome && (r.streams < 1 || r.streams > MaxStreams) {
+		return reply{}, fmt.Errorf("%w: %d connections", errGarbage, r.streams)
+	}
+	return r, nil
 }
 
 // err is the reply as the dialer's error.

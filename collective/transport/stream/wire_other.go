@@ -1,24 +1,22 @@
 //go:build !linux
 
-package tcp
+package stream
 
 import (
 	"io"
 	"net"
-	"time"
 )
 
 // wire moves bytes over a connection.
 type wire struct {
-	conn   *net.TCPConn
+	conn   net.Conn
 	pieces [2][]byte
 	bufs   net.Buffers
 }
 
-// init ignores liveness: finding a cut link is left to the control plane on this system.
-func (w *wire) init(c *net.TCPConn, _ time.Duration) error {
+func (w *wire) init(c net.Conn, _ bool) error {
 	w.conn = c
-	return c.SetNoDelay(true)
+	return nil
 }
 
 // write writes a then b, without their first skip bytes.
@@ -40,8 +38,8 @@ func (w *wire) read(a, _ []byte) (int, error) {
 	return 0, err
 }
 
+// control does nothing: finding a cut link is left to the control plane on this system.
+func (w *wire) control(func(fd int)) {}
+
 // close ends both directions; pending calls return at once.
 func (w *wire) close() { w.conn.Close() }
-
-// watch returns at once: see init.
-func (t *transport) watch(time.Duration) {}

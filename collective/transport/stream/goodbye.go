@@ -1,4 +1,4 @@
-package tcp
+package stream
 
 import (
 	"errors"
@@ -39,12 +39,12 @@ func farewell(cause error) []byte {
 }
 
 // goodbye ends the group after p's goodbye; got is the part of the text that has been read.
-func (t *transport) goodbye(p *peer, h header, got []byte) error {
+func (t *stream) goodbye(p *peer, w *wire, h header, got []byte) error {
 	var buf [maxGoodbye]byte
 	text := buf[:min(h.bytes, maxGoodbye)]
 	n := copy(text, got)
 	if n < len(text) {
-		if _, err := p.wire.read(text[n:], nil); err != nil && !errors.Is(err, io.EOF) {
+		if _, err := w.read(text[n:], nil); err != nil && !errors.Is(err, io.EOF) {
 			text = text[:n]
 		}
 	}
@@ -55,9 +55,9 @@ func (t *transport) goodbye(p *peer, h header, got []byte) error {
 	case blamed < 0:
 		return t.fail(p, fmt.Errorf("%w: %q", errLeft, text))
 	case blamed == t.id.Rank || blamed >= len(t.peers):
-		return t.fail(p, fmt.Errorf("%w: it gave this rank up: %q", errLost, text))
+		return t.fail(p, fmt.Errorf("%w: it gave this rank up: %q", ErrLost, text))
 	case blamed == p.rank:
 		return t.fail(p, fmt.Errorf("%w: %q", errLeft, text))
 	}
-	return t.fail(t.peers[blamed], fmt.Errorf("%w, reported by rank %d: %q", errLost, p.rank, text))
+	return t.fail(t.peers[blamed], fmt.Errorf("%w, reported by rank %d: %q", ErrLost, p.rank, text))
 }

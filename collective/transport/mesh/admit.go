@@ -1,8 +1,9 @@
-package tcp
+package mesh
 
 import (
 	"fmt"
 	"io"
+	"math/bits"
 	"net"
 	"slices"
 	"time"
@@ -11,13 +12,17 @@ import (
 )
 
 // handle does the acceptor's side of one connection's handshake.
-func (l *Listener) handle(c *net.TCPConn) {
+func (l *Listener) handle(c net.Conn) {
 	if !l.enroll(c) {
 		c.Close()
 		return
 	}
 	_ = c.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout))
-	h, err := readHello(c)
+	err := l.network.Trust(c)
+	var h hello
+	if err == nil {
+		h, err = readHello(c)
+	}
 	if !l.expel(c) || err != nil {
 		l.cfg.Logger.Debug("data connection refused", "peer", c.RemoteAddr(), "err", err)
 		c.Close()
@@ -29,7 +34,7 @@ func (l *Listener) handle(c *net.TCPConn) {
 	for {
 		f, answer, changed := l.judge(h, &parked)
 		if f != nil {
-			l.seat(f, h, c)
+			l.seat(f, h, answer.streams, c)
 			return
 		}
 		if answer.verdict != again || changed == nil {
@@ -92,35 +97,51 @@ func (l *Listener) judge(h hello, parked *bool) (_ *forming, answer reply, chang
 		l.parked--
 	}
 	no := func(format string, args ...any) (*forming, reply, <-chan struct{}) {
-		return nil, reply{refused, l.fence, fmt.Sprintf(format, args...)}, nil
+		return nil, reply{verdict: refused, generation: l.fence, text: fmt.Sprintf(format, args...)}, nil
 	}
 	switch f := l.forming[h.generation]; {
 	case l.closed:
-		return nil, reply{again, l.fence, "shutting down"}, nil
+		return nil, reply{verdict: again, generation: l.fence, text: "shutting down"}, nil
 	case h.version != version:
 		return no("protocol version %d here, %d there: run one release on all hosts", version, h.version)
 	case l.job != "" && h.job != l.job:
 		return no("this is job '%s', not '%s'", l.job, h.job)
-	case h.checksum != l.cfg.Checksum:
-		return no("message checksums are %v here and %v there: use one setting in the job", l.cfg.Checksum, h.checksum)
+	case h.flags != l.cfg.Flags:
+		return no("%s: use one setting in the job", l.cfg.difference(h.flags))
 	case h.generation < l.fence:
 		return nil, reply{verdict: stale, generation: l.fence}, nil
 	case f != nil:
-		return f.claim(h, l.fence)
+		return f.claim(h, l.fence, l.cfg.Streams)
 	case h.generation == l.formed:
 		return no("generation %d stands already, without this connection", h.generation)
 	case l.parked >= l.cfg.MaxParked:
-		return nil, reply{again, l.fence, "too many early connections"}, nil
+		return nil, reply{verdict: again, generation: l.fence, text: "too many early connections"}, nil
 	}
 	*parked = true
 	l.parked++
-	return nil, reply{again, l.fence, fmt.Sprintf("generation %d is not known here yet", h.generation)}, l.changed
+	return nil, reply{verdict: again, generation: l.fence, text: fmt.Sprintf("generation %d is not known here yet", h.generation)}, l.changed
 }
 
-// claim reserves the place of h in f. The Listener's mu is held.
-func (f *forming) claim(h hello, fence elastic.Generation) (*forming, reply, <-chan struct{}) {
+// difference names the first flag in which theirs are not ours.
+func (c *Config) difference(theirs uint32) string {
+	i := bits.TrailingZeros32(c.Flags ^ theirs)
+	name := fmt.Sprintf("setting %d", i)
+	if i < len(c.FlagNames) {
+		name = c.FlagNames[i]
+	}
+	state := func(flags uint32) string {
+		if flags>>i&1 != 0 {
+			return "on"
+		}
+		return "off"
+	}
+	return fmt.Sprintf("%s: %s here, %s there", name, state(c.Flags), state(theirs))
+}
+
+// claim reserves the place of h in f, for the connection that h is for. The Listener's mu is held.
+func (f *forming) claim(h hello, fence elastic.Generation, streams int) (*forming, reply, <-chan struct{}) {
 	no := func(format string, args ...any) (*forming, reply, <-chan struct{}) {
-		return nil, reply{refused, fence, fmt.Sprintf(format, args...)}, nil
+		return nil, reply{verdict: refused, generation: fence, text: fmt.Sprintf(format, args...)}, nil
 	}
 	switch {
 	case h.world != f.world:
@@ -129,20 +150,28 @@ func (f *forming) claim(h hello, fence elastic.Generation) (*forming, reply, <-c
 		return no("this is rank %d of generation %d, not %d", f.id.Rank, h.generation, h.to)
 	case h.from <= f.id.Rank:
 		return no("rank %d of generation %d must wait for rank %d to dial it", h.from, h.generation, f.id.Rank)
-	case f.seats[h.from] == taken:
-		return no("rank %d of generation %d is connected already: two processes claim it", h.from, h.generation)
-	case f.seats[h.from] == claimed:
-		return nil, reply{again, fence, "another connection of this rank is in handshake"}, nil
 	}
-	f.seats[h.from] = claimed
-	return f, reply{}, nil
+	s := &f.seats[h.from]
+	if h.stream == 0 && len(s.conns) == 0 {
+		s.streams = min(streams, h.streams)
+	}
+	switch {
+	case s.claimed:
+		return nil, reply{verdict: again, generation: fence, text: "another connection of this rank is in handshake"}, nil
+	case h.stream < len(s.conns):
+		return no("rank %d of generation %d is connected already: two processes claim it", h.from, h.generation)
+	case h.stream > len(s.conns) || h.stream >= s.streams:
+		return no("rank %d of generation %d opens connection %d; it has %d of %d", h.from, h.generation, h.stream, len(s.conns), s.streams)
+	}
+	s.claimed = true
+	return f, reply{streams: s.streams}, nil
 }
 
 // seat finishes the handshake of a connection whose place is claimed.
-func (l *Listener) seat(f *forming, h hello, c *net.TCPConn) {
+func (l *Listener) seat(f *forming, h hello, streams int, c net.Conn) {
 	_ = c.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout))
 	err := func() error {
-		if _, err := c.Write(reply{verdict: welcome, generation: h.generation}.append(nil)); err != nil {
+		if _, err := c.Write(reply{verdict: welcome, streams: streams, generation: h.generation}.append(nil)); err != nil {
 			return err
 		}
 		var b [len(confirm)]byte
@@ -156,20 +185,20 @@ func (l *Listener) seat(f *forming, h hello, c *net.TCPConn) {
 	}()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case err != nil:
-		f.seats[h.from] = free
-		fallthrough
-	case f.over:
+	s := &f.seats[h.from]
+	s.claimed = false
+	if err != nil || f.over {
 		l.cfg.Logger.Debug("data connection lost in handshake", "peer", c.RemoteAddr(), "rank", h.from, "gen", h.generation, "err", err)
 		c.Close()
-	default:
-		f.seats[h.from] = taken
-		f.arrived <- arrival{h.from, c} // has room for all
+		return
+	}
+	s.conns = append(s.conns, c)
+	if len(s.conns) == s.streams {
+		f.arrived <- h.from // has room for all
 	}
 }
 
-func (l *Listener) refuse(c *net.TCPConn, h hello, answer reply) {
+func (l *Listener) refuse(c net.Conn, h hello, answer reply) {
 	l.cfg.Logger.Debug("data connection refused", "peer", c.RemoteAddr(), "rank", h.from, "gen", h.generation, "reason", answer.text)
 	_ = c.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout))
 	_, _ = c.Write(answer.append(nil)) // a dialer that does not read it sees the connection end

@@ -1,30 +1,84 @@
-package tcp
+package stream
 
 import (
 	"context"
 	"errors"
 	"net"
+	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/transport"
 )
 
-// halfMesh gives rank 0 of a group of two, and the other end of its connection for the test to play rank 1.
-func halfMesh(t *testing.T, cfg Config) (*transport, *net.TCPConn) {
-	socket, err := net.Listen("tcp", "127.0.0.1:0")
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is a limit that only a hanging test reaches.
+const patience = time.Minute
+
+// networks are the kinds of connections that the tests use.
+var networks = []string{"tcp", "unix"}
+
+// pair gives the two ends of a connection.
+func pair(t testing.TB, network string) (net.Conn, net.Conn) {
+	addr := "127.0.0.1:0"
+	if network == "unix" {
+		addr = filepath.Join(t.TempDir(), "socket")
+	}
+	socket, err := net.Listen(network, addr)
 	require.NoError(t, err)
 	defer socket.Close()
-	far, err := net.Dial("tcp", socket.Addr().String())
+	far, err := net.Dial(network, socket.Addr().String())
 	require.NoError(t, err)
 	near, err := socket.Accept()
 	require.NoError(t, err)
-	tr, err := newTransport(id(1, 0), []*net.TCPConn{nil, near.(*net.TCPConn)}, cfg)
+	return near, far
+}
+
+func id(rank int) transport.ID { return transport.ID{Job: "test", Generation: 1, Rank: rank} }
+
+// connected gives the transports of a group whose pairs have some connections each.
+func connected(t testing.TB, network string, world, streams int, cfg Config) []collective.Transport {
+	conns := make([][][]net.Conn, world)
+	for r := range conns {
+		conns[r] = make([][]net.Conn, world)
+	}
+	for a := range world {
+		for b := range a {
+			for range streams {
+				x, y := pair(t, network)
+				conns[a][b], conns[b][a] = append(conns[a][b], x), append(conns[b][a], y)
+			}
+		}
+	}
+	var transports []collective.Transport
+	for r := range conns {
+		tr, err := New(id(r), conns[r], cfg)
+		require.NoError(t, err)
+		transports = append(transports, tr)
+	}
+	return transports
+}
+
+// halfMesh gives rank 0 of a group of two, and the other end of its connection for the test to play rank 1.
+func halfMesh(t *testing.T, network string, cfg Config) (*stream, net.Conn) {
+	near, far := pair(t, network)
+	tr, err := New(id(0), [][]net.Conn{nil, {near}}, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { tr.Close(); far.Close() })
-	return tr, far.(*net.TCPConn)
+	return tr.(*stream), far
+}
+
+// each runs a test for each network.
+func each(t *testing.T, test func(t *testing.T, network string)) {
+	for _, network := range networks {
+		t.Run(network, func(t *testing.T) { test(t, network) })
+	}
 }
 
 func frame(h header, message []byte) []byte {
@@ -33,7 +87,9 @@ func frame(h header, message []byte) []byte {
 	return append(b[:], message...)
 }
 
-func TestACorruptFrameIsFound(t *testing.T) {
+func TestACorruptFrameIsFound(t *testing.T) { each(t, testACorruptFrameIsFound) }
+
+func testACorruptFrameIsFound(t *testing.T, network string) {
 	op := collective.Op{Kind: collective.OpBarrier, Seq: 3}
 	message := []byte("a message")
 	good := header{op: op, bytes: uint64(len(message)), number: 1}
@@ -55,17 +111,17 @@ func TestACorruptFrameIsFound(t *testing.T) {
 		"number":         {frame(second, message), false, ErrCorrupt},
 		"message":        {frame(summed, message), true, ErrCorrupt},
 		"length":         {frame(long, message), false, new(collective.OutOfStepError)},
-		"cut in header":  {frame(good, nil)[:7], false, errLost},
-		"cut in message": {frame(good, message[:3]), false, errLost},
-		"nothing":        {nil, false, errLost},
+		"cut in header":  {frame(good, nil)[:7], false, ErrLost},
+		"cut in message": {frame(good, message[:3]), false, ErrLost},
+		"nothing":        {nil, false, ErrLost},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			tr, far := halfMesh(t, Config{Checksum: c.checksum})
+			tr, far := halfMesh(t, network, Config{Checksum: c.checksum})
 			tr.Mark(op)
 			_, err := far.Write(c.frame)
 			require.NoError(t, err)
-			require.NoError(t, far.CloseWrite())
+			require.NoError(t, far.(interface{ CloseWrite() error }).CloseWrite())
 			err = tr.Recv(1, make([]byte, len(message)))
 			var pe *collective.PeerError
 			require.ErrorAs(t, err, &pe)
@@ -81,8 +137,10 @@ func TestACorruptFrameIsFound(t *testing.T) {
 	}
 }
 
-func TestAFlippedBitIsFound(t *testing.T) {
-	a, far := halfMesh(t, Config{Checksum: true})
+func TestAFlippedBitIsFound(t *testing.T) { each(t, testAFlippedBitIsFound) }
+
+func testAFlippedBitIsFound(t *testing.T, network string) {
+	a, far := halfMesh(t, network, Config{Checksum: true})
 	message := make([]byte, 3000)
 	require.NoError(t, a.Send(1, message))
 	b := make([]byte, headerBytes+len(message))
@@ -107,8 +165,10 @@ func TestAFlippedBitIsFound(t *testing.T) {
 }
 
 // TestTheFirstFailureIsBlamed kills rank 2 without a goodbye. Rank 1 sees it; rank 0 hears of it from rank 1 alone.
-func TestTheFirstFailureIsBlamed(t *testing.T) {
-	transports := mesh(t, 3, Config{})
+func TestTheFirstFailureIsBlamed(t *testing.T) { each(t, testTheFirstFailureIsBlamed) }
+
+func testTheFirstFailureIsBlamed(t *testing.T, network string) {
+	transports := connected(t, network, 3, 1, Config{})
 	for _, tr := range transports {
 		defer tr.Close()
 	}
@@ -117,8 +177,8 @@ func TestTheFirstFailureIsBlamed(t *testing.T) {
 	for r := range errs {
 		wg.Go(func() { errs[r] = transports[r].Recv(r+1, make([]byte, 1)) })
 	}
-	dying := transports[2].(*transport)
-	require.NoError(t, dying.peers[1].wire.conn.Close())
+	dying := transports[2].(*stream)
+	dying.peers[1].wires[0].close()
 	wg.Wait()
 	for r, err := range errs {
 		var pe *collective.PeerError
@@ -128,8 +188,10 @@ func TestTheFirstFailureIsBlamed(t *testing.T) {
 	require.ErrorContains(t, errs[0], "reported by rank 1")
 }
 
-func TestAGoodbyeSaysWhy(t *testing.T) {
-	transports := mesh(t, 2, Config{})
+func TestAGoodbyeSaysWhy(t *testing.T) { each(t, testAGoodbyeSaysWhy) }
+
+func testAGoodbyeSaysWhy(t *testing.T, network string) {
+	transports := connected(t, network, 2, 1, Config{})
 	defer transports[1].Close()
 	transports[0].Abort(errors.New("the disk is full"))
 	err := transports[1].Recv(0, make([]byte, 5))
@@ -139,8 +201,10 @@ func TestAGoodbyeSaysWhy(t *testing.T) {
 }
 
 // TestAMoveBlamesNobody: a rank that leaves for another generation is known by its peers to have done just that.
-func TestAMoveBlamesNobody(t *testing.T) {
-	transports := mesh(t, 2, Config{})
+func TestAMoveBlamesNobody(t *testing.T) { each(t, testAMoveBlamesNobody) }
+
+func testAMoveBlamesNobody(t *testing.T, network string) {
+	transports := connected(t, network, 2, 1, Config{})
 	defer transports[1].Close()
 	transports[0].Abort(collective.ErrGenerationChanged)
 	require.ErrorIs(t, transports[1].Recv(0, make([]byte, 5)), collective.ErrPeerMoved)
@@ -148,8 +212,10 @@ func TestAMoveBlamesNobody(t *testing.T) {
 }
 
 // TestSteadyStateAllocatesNothing runs operations on a standing group.
-func TestSteadyStateAllocatesNothing(t *testing.T) {
-	transports := mesh(t, 2, Config{Liveness: -1})
+func TestSteadyStateAllocatesNothing(t *testing.T) { each(t, testSteadyStateAllocatesNothing) }
+
+func testSteadyStateAllocatesNothing(t *testing.T, network string) {
+	transports := connected(t, network, 2, 1, Config{})
 	const rounds = 50
 	far, near := collective.New(transports[1]), collective.New(transports[0])
 	defer near.Close()

@@ -1,4 +1,4 @@
-package tcp
+package stream
 
 import (
 	"encoding/binary"
@@ -28,6 +28,8 @@ const (
 	maxGoodbye   = 256 // bytes of a goodbye's text
 	flagChecksum = 1
 )
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // header is a frame's header, decoded.
 type header struct {

@@ -1,4 +1,4 @@
-package tcp
+package mesh
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -16,22 +17,24 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/transport"
 	"github.com/farandole-ml/farandole/elastic"
 )
 
 // attempt is a Connect that runs beside the test.
 type attempt struct {
-	tr  collective.Transport
-	err error
+	rank  int
+	conns [][]net.Conn
+	err   error
 }
 
-func connect(t testing.TB, l *Listener, id ID, addrs []string) <-chan attempt {
+func connect(t testing.TB, l *Listener, id transport.ID, addrs []string) <-chan attempt {
 	done := make(chan attempt, 1)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		tr, err := l.Connect(ctx, id, addrs)
-		done <- attempt{tr, err}
+		conns, err := l.Connect(ctx, id, addrs)
+		done <- attempt{id.Rank, conns, err}
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	return done
@@ -47,31 +50,42 @@ func (l *Listener) until(t testing.TB, what func() bool) {
 	}, patience, time.Millisecond)
 }
 
-func requireWorks(t testing.TB, attempts ...<-chan attempt) {
+// requireWorks checks that the attempts formed one mesh: over each connection a rank hears from the one that it should.
+func requireWorks(t testing.TB, attempts ...<-chan attempt) [][][]net.Conn {
 	t.Helper()
-	var wg sync.WaitGroup
-	errs := make([]error, len(attempts))
-	for i, a := range attempts {
-		wg.Go(func() {
-			got := <-a
-			if errs[i] = got.err; got.err == nil {
-				g := collective.New(got.tr)
-				defer g.Close()
-				b := collective.Of(make([]float32, 1000))
-				errs[i] = g.AllReduce(context.Background(), b, b, collective.Sum)
+	formed := make([][][]net.Conn, len(attempts))
+	for _, a := range attempts {
+		got := <-a
+		require.NoError(t, got.err)
+		formed[got.rank] = got.conns
+		for _, c := range slices.Concat(got.conns...) {
+			defer c.Close()
+		}
+	}
+	for r, conns := range formed {
+		require.Len(t, conns, len(attempts))
+		require.Empty(t, conns[r])
+		for peer, group := range conns {
+			require.Len(t, group, len(formed[peer][r]))
+			for i, c := range group {
+				_, err := c.Write([]byte{byte(r), byte(peer), byte(i)})
+				require.NoError(t, err)
+				var b [3]byte
+				_, err = io.ReadFull(formed[peer][r][i], b[:])
+				require.NoError(t, err)
+				require.Equal(t, [3]byte{byte(r), byte(peer), byte(i)}, b)
 			}
-		})
+		}
 	}
-	wg.Wait()
-	for _, err := range errs {
-		require.NoError(t, err)
-	}
+	return formed
 }
 
-func id(gen elastic.Generation, rank int) ID { return ID{Job: "test", Generation: gen, Rank: rank} }
+func id(gen elastic.Generation, rank int) transport.ID {
+	return transport.ID{Job: "test", Generation: gen, Rank: rank}
+}
 
-func TestAnEarlyPeerWaits(t *testing.T) {
-	l, addrs := listen(t, 3, Config{})
+func testAnEarlyPeerWaits(t *testing.T, n Network) {
+	l, addrs := listen(t, n, 3, Config{})
 	second := connect(t, l[1], id(7, 1), addrs)
 	third := connect(t, l[2], id(7, 2), addrs)
 	l[0].until(t, func() bool { return l[0].parked == 2 })
@@ -79,16 +93,16 @@ func TestAnEarlyPeerWaits(t *testing.T) {
 	require.Zero(t, l[0].parked)
 }
 
-func TestAnEarlyPeerIsToldToTryAgain(t *testing.T) {
-	l, addrs := listen(t, 2, Config{ParkTimeout: time.Millisecond})
+func testAnEarlyPeerIsToldToTryAgain(t *testing.T, n Network) {
+	l, addrs := listen(t, n, 2, Config{ParkTimeout: time.Millisecond})
 	second := connect(t, l[1], id(1, 1), addrs)
 	seen := 0
 	l[0].until(t, func() bool { seen += l[0].parked; return seen > 0 && l[0].parked == 0 })
 	requireWorks(t, second, connect(t, l[0], id(1, 0), addrs))
 }
 
-func TestEarlyPeersAreBounded(t *testing.T) {
-	l, addrs := listen(t, 6, Config{MaxParked: 2})
+func testEarlyPeersAreBounded(t *testing.T, n Network) {
+	l, addrs := listen(t, n, 6, Config{MaxParked: 2})
 	var waiting []<-chan attempt
 	for r := 1; r < 6; r++ {
 		waiting = append(waiting, connect(t, l[r], id(1, r), addrs))
@@ -100,19 +114,19 @@ func TestEarlyPeersAreBounded(t *testing.T) {
 	requireWorks(t, append(waiting, connect(t, l[0], id(1, 0), addrs))...)
 }
 
-func TestAPeerThatIsNotUpYetIsDialledAgain(t *testing.T) {
-	l, addrs := listen(t, 2, Config{})
+func testAPeerThatIsNotUpYetIsDialledAgain(t *testing.T, n Network) {
+	l, addrs := listen(t, n, 2, Config{})
 	require.NoError(t, l[0].Close())
 	second := connect(t, l[1], id(1, 1), addrs)
 	l[1].until(t, func() bool { return l[1].forming[1] != nil })
-	again, err := Listen(addrs[0], Config{})
+	again, err := Listen(n, addrs[0], Config{})
 	require.NoError(t, err)
 	defer again.Close()
 	requireWorks(t, second, connect(t, again, id(1, 0), addrs))
 }
 
-func TestALowerGenerationIsRefused(t *testing.T) {
-	l, addrs := listen(t, 2, Config{})
+func testALowerGenerationIsRefused(t *testing.T, n Network) {
+	l, addrs := listen(t, n, 2, Config{})
 	early := connect(t, l[1], id(4, 1), addrs)
 	l[0].until(t, func() bool { return l[0].parked == 1 })
 	l[0].Fence(5)
@@ -126,8 +140,8 @@ func TestALowerGenerationIsRefused(t *testing.T) {
 	requireWorks(t, connect(t, l[0], id(5, 0), addrs), connect(t, l[1], id(5, 1), addrs))
 }
 
-func TestAFenceEndsAFormation(t *testing.T) {
-	l, addrs := listen(t, 2, Config{})
+func testAFenceEndsAFormation(t *testing.T, n Network) {
+	l, addrs := listen(t, n, 2, Config{})
 	for rank := range 2 {
 		a := connect(t, l[rank], id(1, rank), addrs)
 		if rank == 1 {
@@ -139,28 +153,30 @@ func TestAFenceEndsAFormation(t *testing.T) {
 	}
 }
 
-func TestAWrongPeerIsRefused(t *testing.T) {
-	good := hello{version: version, job: "test", generation: 1, from: 1, to: 0, world: 3}
+func testAWrongPeerIsRefused(t *testing.T, n Network) {
+	good := hello{version: version, job: "test", generation: 1, from: 1, to: 0, world: 3, streams: 1}
 	cases := map[string]struct {
 		change func(h *hello)
 		text   string
 	}{
 		"version":      {func(h *hello) { h.version++ }, "protocol version"},
 		"job":          {func(h *hello) { h.job = "other" }, "this is job 'test', not 'other'"},
-		"checksum":     {func(h *hello) { h.checksum = true }, "checksums"},
+		"checksum":     {func(h *hello) { h.flags = 1 }, "checksums: off here, on there"},
+		"a bit":        {func(h *hello) { h.flags = 4 }, "setting 2: off here, on there"},
 		"world":        {func(h *hello) { h.world = 4 }, "world of 3 here, 4 there"},
 		"address":      {func(h *hello) { h.from, h.to = 2, 1 }, "this is rank 0"},
 		"direction":    {func(h *hello) { h.from = 0 }, "must wait"},
+		"too soon":     {func(h *hello) { h.streams, h.stream = 3, 1 }, "opens connection 1; it has 0 of"},
 		"a third rank": {func(h *hello) { h.from = 2 }, ""},
 	}
-	l, addrs := listen(t, 3, Config{})
+	l, addrs := listen(t, n, 3, Config{})
 	first := connect(t, l[0], id(1, 0), addrs)
 	l[0].until(t, func() bool { return l[0].forming[1] != nil })
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			h := good
 			c.change(&h)
-			conn, err := net.Dial("tcp", addrs[0])
+			conn, err := n.Dial(t.Context(), addrs[0])
 			require.NoError(t, err)
 			defer conn.Close()
 			err = l[1].introduceAs(conn, h)
@@ -172,8 +188,8 @@ func TestAWrongPeerIsRefused(t *testing.T) {
 			require.ErrorContains(t, err, c.text)
 		})
 	}
-	l[0].until(t, func() bool { return l[0].forming[1].seats[2] == taken })
-	conn, err := net.Dial("tcp", addrs[0])
+	l[0].until(t, func() bool { return l[0].forming[1].seats[2].conns != nil })
+	conn, err := n.Dial(t.Context(), addrs[0])
 	require.NoError(t, err)
 	defer conn.Close()
 	h := good
@@ -183,14 +199,17 @@ func TestAWrongPeerIsRefused(t *testing.T) {
 	require.ErrorIs(t, (<-first).err, net.ErrClosed)
 }
 
-func (l *Listener) introduceAs(c net.Conn, h hello) error { return l.introduce(c.(*net.TCPConn), h) }
+func (l *Listener) introduceAs(c net.Conn, h hello) error {
+	_, err := l.introduce(c, h)
+	return err
+}
 
-func TestALostHandshakeLeavesThePlaceFree(t *testing.T) {
-	l, addrs := listen(t, 2, Config{})
+func testALostHandshakeLeavesThePlaceFree(t *testing.T, n Network) {
+	l, addrs := listen(t, n, 2, Config{})
 	first := connect(t, l[0], id(1, 0), addrs)
-	conn, err := net.Dial("tcp", addrs[0])
+	conn, err := n.Dial(t.Context(), addrs[0])
 	require.NoError(t, err)
-	_, err = conn.Write(hello{version: version, job: "test", generation: 1, from: 1, to: 0, world: 2}.append(nil))
+	_, err = conn.Write(hello{version: version, job: "test", generation: 1, from: 1, to: 0, world: 2, streams: 1}.append(nil))
 	require.NoError(t, err)
 	_, err = readReply(conn)
 	require.NoError(t, err)
@@ -198,10 +217,10 @@ func TestALostHandshakeLeavesThePlaceFree(t *testing.T) {
 	requireWorks(t, first, connect(t, l[1], id(1, 1), addrs))
 }
 
-func TestConnectNamesWhoIsMissing(t *testing.T) {
+func testConnectNamesWhoIsMissing(t *testing.T, n Network) {
 	cause := errors.New("out of patience")
 	for rank, missing := range []int{1, 0} {
-		l, addrs := listen(t, 2, Config{})
+		l, addrs := listen(t, n, 2, Config{})
 		require.NoError(t, l[missing].Close())
 		ctx, cancel := context.WithCancelCause(context.Background())
 		failed := make(chan error, 1)
@@ -220,11 +239,11 @@ func TestConnectNamesWhoIsMissing(t *testing.T) {
 	}
 }
 
-func TestConnectIsOncePerGeneration(t *testing.T) {
-	l, addrs := listen(t, 1, Config{})
+func testConnectIsOncePerGeneration(t *testing.T, n Network) {
+	l, addrs := listen(t, n, 1, Config{})
 	requireWorks(t, connect(t, l[0], id(1, 0), addrs))
 	require.ErrorContains(t, (<-connect(t, l[0], id(1, 0), addrs)).err, "already")
-	require.ErrorContains(t, (<-connect(t, l[0], ID{Job: "other", Generation: 2}, addrs)).err, `"test"`)
+	require.ErrorContains(t, (<-connect(t, l[0], transport.ID{Job: "other", Generation: 2}, addrs)).err, `"test"`)
 	require.ErrorContains(t, (<-connect(t, l[0], id(0, 0), addrs)).err, "generation 0")
 	require.ErrorContains(t, (<-connect(t, l[0], id(2, 1), addrs)).err, "out of range")
 	requireWorks(t, connect(t, l[0], id(2, 0), addrs))
@@ -232,14 +251,15 @@ func TestConnectIsOncePerGeneration(t *testing.T) {
 
 // garbage gives what strangers send.
 func garbage() [][]byte {
-	h := hello{version: version, job: "test", generation: 1, from: 1, to: 0, world: 2}.append(nil)
+	h := hello{version: version, job: "test", generation: 1, from: 1, to: 0, world: 2, streams: 1}.append(nil)
 	change := func(at int, v ...byte) []byte {
 		b := bytes.Clone(h)
 		copy(b[at:], v)
 		return b
 	}
 	claim := change(10, 0xff, 0xff) // a job name of 64 KiB
-	foreign := change(12, 4, 3, 2, 1)
+	foreign := bytes.Clone(h)
+	slices.Reverse(foreign[12:16])
 	clear(foreign[40:44])
 	binary.LittleEndian.PutUint32(foreign[40:], crc32.Checksum(foreign, castagnoli))
 	all := [][]byte{
@@ -257,14 +277,14 @@ func garbage() [][]byte {
 	return all
 }
 
-func TestGarbageChangesNothing(t *testing.T) {
-	l, addrs := listen(t, 2, Config{MaxPending: 8})
+func testGarbageChangesNothing(t *testing.T, n Network) {
+	l, addrs := listen(t, n, 2, Config{MaxPending: 8})
 	pour := func() {
 		for _, b := range garbage() {
-			c, err := net.Dial("tcp", addrs[0])
+			c, err := n.Dial(t.Context(), addrs[0])
 			require.NoError(t, err)
 			c.Write(b)
-			c.(*net.TCPConn).CloseWrite()
+			c.(interface{ CloseWrite() error }).CloseWrite()
 			io.Copy(io.Discard, c) // until the listener closes it
 			c.Close()
 		}
@@ -287,14 +307,14 @@ func done(a attempt) <-chan attempt {
 	return c
 }
 
-func TestSilentClientsKeepNobodyOut(t *testing.T) {
-	l, addrs := listen(t, 2, Config{MaxPending: 4, HandshakeTimeout: patience})
+func testSilentClientsKeepNobodyOut(t *testing.T, n Network) {
+	l, addrs := listen(t, n, 2, Config{MaxPending: 4, HandshakeTimeout: patience})
 	const clients = 20
 	closed := make(chan struct{}, clients)
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	for range clients {
-		c, err := net.Dial("tcp", addrs[0])
+		c, err := n.Dial(t.Context(), addrs[0])
 		require.NoError(t, err)
 		defer c.Close()
 		reading.Go(func() {
@@ -309,9 +329,9 @@ func TestSilentClientsKeepNobodyOut(t *testing.T) {
 	requireWorks(t, connect(t, l[0], id(1, 0), addrs), connect(t, l[1], id(1, 1), addrs))
 }
 
-func TestASlowHandshakeEnds(t *testing.T) {
-	l, addrs := listen(t, 1, Config{HandshakeTimeout: 20 * time.Millisecond})
-	c, err := net.Dial("tcp", addrs[0])
+func testASlowHandshakeEnds(t *testing.T, n Network) {
+	l, addrs := listen(t, n, 1, Config{HandshakeTimeout: 20 * time.Millisecond})
+	c, err := n.Dial(t.Context(), addrs[0])
 	require.NoError(t, err)
 	defer c.Close()
 	_, err = c.Write([]byte(helloMagic))
@@ -327,7 +347,7 @@ func FuzzHello(f *testing.F) {
 	for _, b := range garbage() {
 		f.Add(b)
 	}
-	f.Add(hello{version: version, job: "j", generation: 9, from: 2, to: 1, world: 3, checksum: true}.append(nil))
+	f.Add(hello{version: version, job: "j", generation: 9, from: 2, to: 1, world: 3, flags: 1, stream: 2, streams: 3}.append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := readHello(bytes.NewReader(b))
 		if err != nil {
@@ -340,7 +360,8 @@ func FuzzHello(f *testing.F) {
 }
 
 func FuzzReply(f *testing.F) {
-	f.Add(reply{refused, 7, "because"}.append(nil))
+	f.Add(reply{verdict: refused, generation: 7, text: "because"}.append(nil))
+	f.Add(reply{verdict: welcome, streams: 4, generation: 7}.append(nil))
 	f.Add([]byte(replyMagic))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := readReply(bytes.NewReader(b))

@@ -1,0 +1,280 @@
+// Package stream is a collective.Transport over stream connections: it cuts them into frames, which say what operation they
+// belong to, finds what is corrupt or out of step, and tells the peers why a rank leaves.
+package stream
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/transport"
+)
+
+// ErrCorrupt says that what came from a peer is not what a peer sends: a flipped bit, or a foreign program.
+var ErrCorrupt = errors.New("corrupt data")
+
+// ErrLost is a connection's end without a goodbye.
+var ErrLost = errors.New("connection lost")
+
+// Config has a transport's settings. The zero value works.
+type Config struct {
+	// Checksum protects every message by a CRC-32C, verified on receipt. It must be equal on all ranks.
+	Checksum bool
+
+	// Crowded says that this host has more ranks than cores: a rank that waits for a small message then lets others
+	// run at once instead of looking for it for a while.
+	Crowded bool
+
+	// Look says why the host at the other end of a connection must be taken for lost, if it must: "" otherwise. It is
+	// called from one goroutine, for every connection after each Period. Nil means that nobody looks.
+	Look   func(fd int) string
+	Period time.Duration
+}
+
+// stream is one rank's place in a formed mesh. It implements collective.Transport, Marker and Eager.
+type stream struct {
+	id       transport.ID
+	peers    []*peer // by rank; nil for this one
+	checksum bool
+	op       collective.Op // written by Mark alone, while no Send and no Recv runs
+
+	watching sync.WaitGroup
+	checks   atomic.Int64 // that watch has made
+
+	over chan struct{} // closed by the first Abort
+	mu   sync.Mutex    // guards err
+	err  error
+}
+
+// peer is the connections with one rank and the state of their two directions. Message k travels on connection k modulo their
+// number. Each direction has one user at a time.
+type peer struct {
+	rank    int
+	wires   []wire
+	sending atomic.Bool // the outgoing stream is inside a frame, or belongs to Abort
+
+	sent   uint32
+	outHdr [headerBytes]byte
+	begun  bool // TrySend left a frame for Send to finish
+	gone   int  // bytes of that frame that were sent
+
+	received uint32
+	inHdr    [headerBytes]byte
+}
+
+// wireOf is the connection of a message, counted from 1.
+func (p *peer) wireOf(number uint32) *wire { return &p.wires[number%uint32(len(p.wires))] }
+
+// New makes a transport of the connections with each rank; id's own has none. It owns them, also when it returns an
+// error. It has one goroutine, which ends with Close, if cfg.Look is set, and none otherwise.
+func New(id transport.ID, conns [][]net.Conn, cfg Config) (collective.Transport, error) {
+	t := &stream{id: id, peers: make([]*peer, len(conns)), checksum: cfg.Checksum, over: make(chan struct{})}
+	var first error
+	for r, group := range conns {
+		if r == id.Rank {
+			continue
+		}
+		p := &peer{rank: r, wires: make([]wire, len(group))}
+		for i, c := range group {
+			err := p.wires[i].init(c, cfg.Crowded)
+			if err != nil && first == nil {
+				first = &collective.PeerError{Rank: r, Op: "connect", Err: err}
+			}
+		}
+		t.peers[r] = p
+	}
+	if first != nil {
+		t.Abort(first)
+		return nil, first
+	}
+	if cfg.Look != nil {
+		t.watching.Go(func() { t.watch(cfg) })
+	}
+	return t, nil
+}
+
+func (t *stream) Rank() int  { return t.id.Rank }
+func (t *stream) World() int { return len(t.peers) }
+
+// Mark implements collective.Marker.
+func (t *stream) Mark(op collective.Op) { t.op = op }
+
+func (t *stream) Send(to int, b []byte) error {
+	p := t.peers[to]
+	if !p.begun && !t.begin(p, b) {
+		return t.cause()
+	}
+	p.begun = false
+	if err := p.wireOf(p.sent).write(p.outHdr[:], b, p.gone); err != nil {
+		return t.fail(p, fmt.Errorf("%w: %w", ErrLost, err))
+	}
+	p.sending.Store(false)
+	return nil
+}
+
+// TrySend implements collective.Eager.
+func (t *stream) TrySend(to int, b []byte) (bool, error) {
+	p := t.peers[to]
+	if !t.begin(p, b) {
+		return false, t.cause()
+	}
+	n, err := p.wireOf(p.sent).tryWrite(p.outHdr[:], b)
+	if err != nil {
+		return false, t.fail(p, fmt.Errorf("%w: %w", ErrLost, err))
+	}
+	if n < len(p.outHdr)+len(b) {
+		p.begun, p.gone = true, n
+		return false, nil
+	}
+	p.sending.Store(false)
+	return true, nil
+}
+
+// begin takes the outgoing stream for a frame with message b; false means that Abort has it.
+func (t *stream) begin(p *peer, b []byte) bool {
+	if !p.sending.CompareAndSwap(false, true) {
+		return false
+	}
+	p.sent++
+	p.gone = 0
+	h := header{op: t.op, bytes: uint64(len(b)), number: p.sent}
+	if t.checksum {
+		h.flags |= flagChecksum
+		h.checksum = crc32.Checksum(b, castagnoli)
+	}
+	h.encode(&p.outHdr)
+	return true
+}
+
+func (t *stream) Recv(from int, b []byte) error {
+	p := t.peers[from]
+	select {
+	case <-t.over:
+		return t.cause()
+	default:
+	}
+	// b is filled in the same system call as the header. Should the frame turn out to be another one, then
+	// b holds rubbish, as it does after any error.
+	p.received++
+	w := p.wireOf(p.received)
+	n, err := w.read(p.inHdr[:], b)
+	if err != nil {
+		return t.fail(p, fmt.Errorf("%w: %w", ErrLost, ended(err)))
+	}
+	h, err := decodeHeader(&p.inHdr)
+	if err != nil {
+		return t.fail(p, err)
+	}
+	if h.op.Kind == kindGoodbye {
+		return t.goodbye(p, w, h, b[:n])
+	}
+	if h.number != p.received {
+		return t.fail(p, fmt.Errorf("%w: message %d came as number %d", ErrCorrupt, p.received, h.number))
+	}
+	if h.op != t.op || h.bytes != uint64(len(b)) {
+		return t.fail(p, &collective.OutOfStepError{Got: h.op, Want: t.op, GotBytes: h.bytes, WantBytes: uint64(len(b))})
+	}
+	if n < len(b) {
+		if _, err := w.read(b[n:], nil); err != nil {
+			return t.fail(p, fmt.Errorf("%w: %w", ErrLost, ended(err)))
+		}
+	}
+	if t.checksum && h.checksum != crc32.Checksum(b, castagnoli) {
+		return t.fail(p, fmt.Errorf("%w: checksum of message %d", ErrCorrupt, h.number))
+	}
+	return nil
+}
+
+// ended makes an end of file say what it means here.
+func ended(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("closed by the peer")
+	}
+	return err
+}
+
+func (t *stream) cause() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.err
+}
+
+// fail ends the group because of what happened with p, and returns the first cause.
+func (t *stream) fail(p *peer, err error) error {
+	t.Abort(&collective.PeerError{Rank: p.rank, Op: t.op.Kind.String(), Err: err})
+	return t.cause()
+}
+
+func (t *stream) Abort(cause error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err != nil {
+		return
+	}
+	t.err = cause
+	close(t.over)
+	var frame []byte
+	for _, p := range t.peers {
+		if p == nil {
+			continue
+		}
+		if p.sending.CompareAndSwap(false, true) {
+			if frame == nil {
+				frame = farewell(cause)
+			}
+			_, _ = p.wireOf(p.sent+1).tryWrite(frame, nil) // where the peer looks for the next message
+		}
+		for i := range p.wires {
+			p.wires[i].close()
+		}
+	}
+}
+
+// Close implements collective.Transport. What was sent is with the kernel already, which delivers it.
+func (t *stream) Close() error {
+	t.Abort(collective.ErrClosed)
+	t.watching.Wait()
+	return nil
+}
+
+// watch looks at the connections until the transport is over.
+func (t *stream) watch(cfg Config) {
+	ticker := time.NewTicker(max(cfg.Period, time.Millisecond))
+	defer ticker.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-t.over:
+			return
+		case now := <-ticker.C:
+			// A process that was itself stopped accuses nobody: it looks again a period later.
+			if late := now.Sub(last) > 2*cfg.Period; !late {
+				t.check(cfg.Look)
+			}
+			last = now
+			t.checks.Add(1)
+		}
+	}
+}
+
+func (t *stream) check(look func(fd int) string) {
+	for _, p := range t.peers {
+		if p == nil {
+			continue
+		}
+		reason := ""
+		for i := range p.wires {
+			p.wires[i].control(func(fd int) { reason = look(fd) })
+			if reason != "" {
+				_ = t.fail(p, fmt.Errorf("%w: %s", ErrLost, reason))
+				return
+			}
+		}
+	}
+}
