@@ -25,7 +25,6 @@ const (
 	headerBytes  = 44
 	frameMagic   = 0x464e5246
 	kindGoodbye  = 0xff
-	maxGoodbye   = 256 // bytes of a goodbye's text
 	flagChecksum = 1
 )
 

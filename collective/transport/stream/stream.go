@@ -19,9 +19,6 @@ import (
 // ErrCorrupt says that what came from a peer is not what a peer sends: a flipped bit, or a foreign program.
 var ErrCorrupt = errors.New("corrupt data")
 
-// ErrLost is a connection's end without a goodbye.
-var ErrLost = errors.New("connection lost")
-
 // Config has a transport's settings. The zero value works.
 type Config struct {
 	// Checksum protects every message by a CRC-32C, verified on receipt. It must be equal on all ranks.
@@ -112,7 +109,7 @@ func (t *stream) Send(to int, b []byte) error {
 	}
 	p.begun = false
 	if err := p.wireOf(p.sent).write(p.outHdr[:], b, p.gone); err != nil {
-		return t.fail(p, fmt.Errorf("%w: %w", ErrLost, err))
+		return t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, err))
 	}
 	p.sending.Store(false)
 	return nil
@@ -126,7 +123,7 @@ func (t *stream) TrySend(to int, b []byte) (bool, error) {
 	}
 	n, err := p.wireOf(p.sent).tryWrite(p.outHdr[:], b)
 	if err != nil {
-		return false, t.fail(p, fmt.Errorf("%w: %w", ErrLost, err))
+		return false, t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, err))
 	}
 	if n < len(p.outHdr)+len(b) {
 		p.begun, p.gone = true, n
@@ -165,14 +162,14 @@ func (t *stream) Recv(from int, b []byte) error {
 	w := p.wireOf(p.received)
 	n, err := w.read(p.inHdr[:], b)
 	if err != nil {
-		return t.fail(p, fmt.Errorf("%w: %w", ErrLost, ended(err)))
+		return t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, ended(err)))
 	}
 	h, err := decodeHeader(&p.inHdr)
 	if err != nil {
 		return t.fail(p, err)
 	}
 	if h.op.Kind == kindGoodbye {
-		return t.goodbye(p, w, h, b[:n])
+		return t.readGoodbye(p, w, h, b[:n])
 	}
 	if h.number != p.received {
 		return t.fail(p, fmt.Errorf("%w: message %d came as number %d", ErrCorrupt, p.received, h.number))
@@ -182,7 +179,7 @@ func (t *stream) Recv(from int, b []byte) error {
 	}
 	if n < len(b) {
 		if _, err := w.read(b[n:], nil); err != nil {
-			return t.fail(p, fmt.Errorf("%w: %w", ErrLost, ended(err)))
+			return t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, ended(err)))
 		}
 	}
 	if t.checksum && h.checksum != crc32.Checksum(b, castagnoli) {
@@ -226,7 +223,7 @@ func (t *stream) Abort(cause error) {
 		}
 		if p.sending.CompareAndSwap(false, true) {
 			if frame == nil {
-				frame = farewell(cause)
+				frame = goodbye(cause)
 			}
 			_, _ = p.wireOf(p.sent+1).tryWrite(frame, nil) // where the peer looks for the next message
 		}
@@ -272,7 +269,7 @@ func (t *stream) check(look func(fd int) string) {
 		for i := range p.wires {
 			p.wires[i].control(func(fd int) { reason = look(fd) })
 			if reason != "" {
-				_ = t.fail(p, fmt.Errorf("%w: %s", ErrLost, reason))
+				_ = t.fail(p, fmt.Errorf("%w: %s", collective.ErrPeerLost, reason))
 				return
 			}
 		}

@@ -111,9 +111,9 @@ func testACorruptFrameIsFound(t *testing.T, network string) {
 		"number":         {frame(second, message), false, ErrCorrupt},
 		"message":        {frame(summed, message), true, ErrCorrupt},
 		"length":         {frame(long, message), false, new(collective.OutOfStepError)},
-		"cut in header":  {frame(good, nil)[:7], false, ErrLost},
-		"cut in message": {frame(good, message[:3]), false, ErrLost},
-		"nothing":        {nil, false, ErrLost},
+		"cut in header":  {frame(good, nil)[:7], false, collective.ErrPeerLost},
+		"cut in message": {frame(good, message[:3]), false, collective.ErrPeerLost},
+		"nothing":        {nil, false, collective.ErrPeerLost},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -195,7 +195,7 @@ func testAGoodbyeSaysWhy(t *testing.T, network string) {
 	defer transports[1].Close()
 	transports[0].Abort(errors.New("the disk is full"))
 	err := transports[1].Recv(0, make([]byte, 5))
-	require.ErrorIs(t, err, errLeft)
+	require.ErrorIs(t, err, collective.ErrPeerLeft)
 	require.ErrorContains(t, err, "the disk is full")
 	require.NoError(t, transports[0].Close())
 }
