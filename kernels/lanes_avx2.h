@@ -136,6 +136,16 @@ static inline void vf_store_bf16(uint16_t* p, vf x) {
   // Packing works in each half by itself: the middle quarters change places.
   _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8));
 }
+static inline __m256 low8(__m256 x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 16)); }
+static inline __m256 high8(__m256 x) {
+  return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32((int)0xffff0000)));
+}
+static inline __m256 join8(__m256 a, __m256 b) {
+  return _mm256_or_ps(_mm256_castsi256_ps(_mm256_srli_epi32(_mm256_castps_si256(a), 16)), b);
+}
+static inline vf vf_low(vf x) { return BOTH(low8); }
+static inline vf vf_high(vf x) { return BOTH(high8); }
+static inline vf vf_join(vf x, vf y) { return EACH(join8); }
 static inline vf vf_load_f16(const uint16_t* p) {
   return (vf){_mm256_cvtph_ps(load8(p)), _mm256_cvtph_ps(load8(p + 8))};
 }

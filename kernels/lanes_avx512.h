@@ -85,6 +85,13 @@ static inline void vf_store_bf16(uint16_t* p, vf a) {
   __m512i u = _mm512_castps_si512(vf_round_bf16(a));
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(u, 16)));
 }
+static inline vf vf_low(vf a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 16)); }
+static inline vf vf_high(vf a) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32((int)0xffff0000)));
+}
+static inline vf vf_join(vf a, vf b) {
+  return _mm512_or_ps(_mm512_castsi512_ps(_mm512_srli_epi32(_mm512_castps_si512(a), 16)), b);
+}
 static inline vf vf_load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 static inline void vf_store_f16(uint16_t* p, vf a) {
   __m256i h = _mm512_cvtps_ph(vf_canon(a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

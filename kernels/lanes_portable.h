@@ -125,6 +125,10 @@ static inline vf vf_load_bf16(const uint16_t* p) { EACH(float_of((uint32_t)p[i] 
 static inline void vf_store_bf16(uint16_t* p, vf a) {
   LANES p[i] = (uint16_t)(round_bf16(a.v[i]) >> 16);
 }
+// The lower and the upper halves of the bits as bfloat16, and two rounded vectors as such halves.
+static inline vf vf_low(vf a) { EACH(float_of(bits_of(a.v[i]) << 16)); }
+static inline vf vf_high(vf a) { EACH(float_of(bits_of(a.v[i]) & 0xffff0000u)); }
+static inline vf vf_join(vf a, vf b) { EACH(float_of(bits_of(a.v[i]) >> 16 | bits_of(b.v[i]))); }
 static inline float f16_widen(uint16_t h) {
   uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13;
   // Raise the exponent's bias by 112; infinities and NaN need as much again, subnormal numbers a subtraction.

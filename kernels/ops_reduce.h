@@ -1,6 +1,7 @@
 // Reductions of any type, operation and order, in one pass over memory.
 
-enum { REDUCE_BLOCK = 2048 };  // bytes: what one step of a long reduction works on
+// Bytes that one step of a long reduction works on. Out of the caches short steps keep all sources' streams going.
+enum { REDUCE_BLOCK = 1024, REDUCE_FAR_BLOCK = 256 };
 
 // is_source says whether a source is written; then its lines are in the cache anyway.
 static int is_source(const reduce_args* t) {
@@ -78,8 +79,9 @@ static void op_reduce(const reduce_args* t) {
     return;
   }
   _Alignas(64) char slots[MAX_DEPTH][REDUCE_BLOCK];
+  const long block = t->stream ? REDUCE_FAR_BLOCK : REDUCE_BLOCK;
   // The first block ends where a line of the first destination does.
-  long at = 0, width = (REDUCE_BLOCK - (uintptr_t)t->dsts[0] % 64) / type->size;
+  long at = 0, width = (block - (long)((uintptr_t)t->dsts[0] % 64)) / type->size;
   const int finish = t->divisor > 1 || (t->order ? t->order_count : t->src_count) == 1;
   // A result may go to its place at once, unless more is to be done with it. The other destinations are copies.
   const int direct = !stream && !finish && t->dst_count == 1;
@@ -94,7 +96,7 @@ static void op_reduce(const reduce_args* t) {
     }
     for (long d = 0; d < t->dst_count && !direct; d++) put((char*)t->dsts[d] + from, value, bytes, stream);
     at += width;
-    width = REDUCE_BLOCK / type->size;
+    width = block / type->size;
   }
   if (stream) stream_end();
 }

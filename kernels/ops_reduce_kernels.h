@@ -44,11 +44,20 @@ LANES_OF_16_BITS(f16)
     const T *x = a, *y = b;                                                           \
     BODY(n, store_##type(d + i, f(load_##type(x + i, w), load_##type(y + i, w)), w)); \
   }
-#define FLOAT_LANES(type, T)                                                            \
-  COMBINE_LANES(type, T, sum, vf_add)                                                   \
-  COMBINE_LANES(type, T, prod, vf_mul)                                                  \
-  COMBINE_LANES(type, T, min, vf_least)                                                 \
-  COMBINE_LANES(type, T, max, vf_greatest)                                              \
+// Thirty-two bfloat16 at a time: the halves of a float's bits are two elements.
+#define COMBINE_PAIRS(name, f)                                                                          \
+  static void bf16_##name(void* dst, const void* a, const void* b, long n) {                            \
+    uint16_t* d = dst;                                                                                  \
+    const uint16_t *p = a, *q = b;                                                                      \
+    for (; n >= 32; n -= 32, d += 32, p += 32, q += 32) {                                               \
+      vf x = vf_load((const float*)p), y = vf_load((const float*)q);                                    \
+      vf low = vf_round_bf16(f(vf_low(x), vf_low(y))), high = vf_round_bf16(f(vf_high(x), vf_high(y))); \
+      vf_store((float*)d, vf_join(low, high));                                                          \
+    }                                                                                                   \
+    BODY(n, store_bf16(d + i, f(load_bf16(p + i, w), load_bf16(q + i, w)), w));                         \
+  }
+
+#define FINISH_LANES(type, T)                                                           \
   static void type##_finish(void* dst, const void* src, long n, long divisor) {         \
     T* d = dst;                                                                         \
     const T* x = src;                                                                   \
@@ -59,12 +68,25 @@ LANES_OF_16_BITS(f16)
       BODY(n, store_##type(d + i, load_##type(x + i, w), w));                           \
     }                                                                                   \
   }
+
+#define FLOAT_LANES(type, T)                            \
+  COMBINE_LANES(type, T, sum, vf_add)                   \
+  COMBINE_LANES(type, T, prod, vf_mul)                  \
+  COMBINE_LANES(type, T, min, vf_least)                 \
+  COMBINE_LANES(type, T, max, vf_greatest)              \
+  FINISH_LANES(type, T)
 FLOAT_LANES(float, float)
 FLOAT_LANES(rounded, float)
-FLOAT_LANES(bf16, uint16_t)
 FLOAT_LANES(f16, uint16_t)
+COMBINE_PAIRS(sum, vf_add)
+COMBINE_PAIRS(prod, vf_mul)
+COMBINE_PAIRS(min, vf_least)
+COMBINE_PAIRS(max, vf_greatest)
+FINISH_LANES(bf16, uint16_t)
 #undef FLOAT_LANES
+#undef FINISH_LANES
 #undef COMBINE_LANES
+#undef COMBINE_PAIRS
 
 // The other types, in loops that compilers turn into vectors.
 

@@ -15,7 +15,7 @@ const (
 	// that int16 can number needs 17.
 	MaxDepth = 32
 	// StreamBytes is from how many bytes on, of sources and destinations together, results are stored past the caches.
-	StreamBytes = 32 << 20
+	StreamBytes = 16 << 20
 )
 
 // Reduction combines equally long arrays element by element in a fixed order. The bits of the result are a function of the
