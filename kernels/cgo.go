@@ -42,6 +42,14 @@ package kernels
 // #cgo nocallback farandole_cross_entropy
 // #cgo noescape farandole_block_sums
 // #cgo nocallback farandole_block_sums
+// #cgo noescape farandole_reduce
+// #cgo nocallback farandole_reduce
+// #cgo noescape farandole_reduce2
+// #cgo nocallback farandole_reduce2
+// #cgo noescape farandole_encode_bf16
+// #cgo nocallback farandole_encode_bf16
+// #cgo noescape farandole_decode_bf16
+// #cgo nocallback farandole_decode_bf16
 // #cgo noescape farandole_first_nonfinite
 // #cgo nocallback farandole_first_nonfinite
 import "C"
@@ -201,12 +209,6 @@ func (e *native) blockSums(dst, x []float32, square bool, b0, b1 int) {
 func (e *native) firstNonFinite(x []float32) int {
 	return int(C.farandole_first_nonfinite(e.ops, ptr(x), C.long(len(x))))
 }
-
-func (e *native) reduce(r *Reduction, dsts, srcs [][]byte, bytes int) {
-	reference{}.reduce(r, dsts, srcs, bytes)
-}
-
-func (e *native) reduce2(t DType, op RedOp, dst, a, b []byte) { reference{}.reduce2(t, op, dst, a, b) }
 
 // fmaLoop does about the given number of floating-point operations in registers and returns how many it did.
 func (e *native) fmaLoop(flops int64) int64 {

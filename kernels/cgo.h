@@ -75,6 +75,26 @@ static inline void farandole_block_sums(const farandole_ops* o, float* dst, cons
                                         long b1) {
   o->block_sums(dst, x, n, square, b0, b1);
 }
+// arrays has dst_count and then src_count addresses, as integers.
+static inline void farandole_reduce(const farandole_ops* o, const uintptr_t* arrays, const int16_t* order,
+                                    long dst_count, long src_count, long order_count, long bytes, long divisor,
+                                    int type, int op, int round, int stream) {
+  reduce_args t = {(void* const*)arrays, (const void* const*)arrays + dst_count, order, dst_count, src_count,
+                   order_count, bytes, divisor, type, op, round, stream};
+  o->reduce(&t);
+}
+static inline void farandole_reduce2(const farandole_ops* o, void* dst, const void* a, const void* b, long bytes,
+                                     int type, int op, int stream) {
+  const void* srcs[2] = {a, b};
+  reduce_args t = {&dst, srcs, 0, 1, 2, 0, bytes, 0, type, op, 0, stream};
+  o->reduce(&t);
+}
+static inline void farandole_encode_bf16(const farandole_ops* o, void* dst, const float* src, long n) {
+  o->encode_bf16((uint16_t*)dst, src, n);
+}
+static inline void farandole_decode_bf16(const farandole_ops* o, float* dst, const void* src, long n) {
+  o->decode_bf16(dst, (const uint16_t*)src, n);
+}
 static inline long farandole_first_nonfinite(const farandole_ops* o, const float* x, long n) {
   return o->first_nonfinite(x, n);
 }

@@ -8,10 +8,7 @@ func EncodeBF16(dst []byte, src []float32) {
 	if len(dst) != 2*len(src) {
 		panic(fmt.Sprintf("kernels: %d values as bfloat16 need %d bytes, not %d", len(src), 2*len(src), len(dst)))
 	}
-	out := elementsOf[uint16](dst)
-	for i, x := range src {
-		out[i] = bf16FromF32(x)
-	}
+	best().encodeBF16(dst, src)
 }
 
 // DecodeBF16 widens the bfloat16 in src to float32, exactly. len(src) is 2·len(dst).
@@ -19,8 +16,5 @@ func DecodeBF16(dst []float32, src []byte) {
 	if len(src) != 2*len(dst) {
 		panic(fmt.Sprintf("kernels: %d bytes are no %d bfloat16", len(src), len(dst)))
 	}
-	in := elementsOf[uint16](src)
-	for i := range dst {
-		dst[i] = bf16ToF32(in[i])
-	}
+	best().decodeBF16(dst, src)
 }

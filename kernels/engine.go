@@ -30,9 +30,12 @@ type engine interface {
 	// blockSums writes the values of blocks [b0,b1) of x, or of its squares, to dst[b0:b1].
 	blockSums(dst, x []float32, square bool, b0, b1 int)
 
-	// reduce and reduce2 run reductions whose arguments fit together; bytes, the arrays' length, is not 0.
-	reduce(r *Reduction, dsts, srcs [][]byte, bytes int)
-	reduce2(t DType, op RedOp, dst, a, b []byte)
+	// reduce and reduce2 run reductions whose arguments fit together, of more than nothing; with stream, they may store
+	// past the caches.
+	reduce(r *Reduction, dsts, srcs [][]byte, stream bool)
+	reduce2(t DType, op RedOp, dst, a, b []byte, stream bool)
+	encodeBF16(dst []byte, src []float32)
+	decodeBF16(dst []float32, src []byte)
 
 	firstNonFinite(x []float32) int
 	// fmaLoop does about the given number of floating-point operations in registers and returns how many it did.

@@ -1,4 +1,17 @@
 package kernels
 
-// CutFinely makes a device of NewCPU cut every operation into as many parts as it has threads, however small.
 func CutFinely(d Device) { d.(*hostDevice).minPartWork = 1 }
+
+// RunOn is Run on one instruction set, with streaming stores or without.
+func (r *Reduction) RunOn(isa string, stream bool, dsts, srcs [][]byte) {
+	if r.check(dsts, srcs) > 0 {
+		newEngine(isa).reduce(r, dsts, srcs, stream)
+	}
+}
+
+func Reduce2On(isa string, stream bool, t DType, op RedOp, dst, a, b []byte) {
+	newEngine(isa).reduce2(t, op, dst, a, b, stream)
+}
+
+func EncodeBF16On(isa string, dst []byte, src []float32) { newEngine(isa).encodeBF16(dst, src) }
+func DecodeBF16On(isa string, dst []float32, src []byte) { newEngine(isa).decodeBF16(dst, src) }

@@ -98,6 +98,68 @@ static inline float vf_largest(vf x) {
   return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
 
+#define BOTH(f) ((vf){f(x.a), f(x.b)})
+
+static inline __m256 canon8(__m256 x) {
+  __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
+  return _mm256_blendv_ps(x, nan, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+static inline vf vf_canon(vf x) { return BOTH(canon8); }
+
+static inline __m256 round8(__m256 x) {
+  __m256i u = _mm256_castps_si256(x);
+  __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  u = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  u = _mm256_and_si256(u, _mm256_set1_epi32((int)0xffff0000));
+  __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
+  return _mm256_blendv_ps(_mm256_castsi256_ps(u), nan, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+static inline vf vf_round_bf16(vf x) { return BOTH(round8); }
+
+// Where a lane has a NaN or two zeros, a minimum gives its second operand: both orders together have all the bits.
+static inline __m256 least8(__m256 a, __m256 b) { return _mm256_or_ps(_mm256_min_ps(a, b), _mm256_min_ps(b, a)); }
+static inline __m256 greatest8(__m256 a, __m256 b) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return _mm256_xor_ps(sign, least8(_mm256_xor_ps(sign, a), _mm256_xor_ps(sign, b)));
+}
+static inline vf vf_least(vf x, vf y) { return EACH(least8); }
+static inline vf vf_greatest(vf x, vf y) { return EACH(greatest8); }
+
+static inline __m128i load8(const uint16_t* p) { return _mm_loadu_si128((const __m128i*)p); }
+static inline __m256 widen_bf16(__m128i h) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+static inline vf vf_load_bf16(const uint16_t* p) { return (vf){widen_bf16(load8(p)), widen_bf16(load8(p + 8))}; }
+static inline void vf_store_bf16(uint16_t* p, vf x) {
+  x = vf_round_bf16(x);
+  __m256i a = _mm256_srli_epi32(_mm256_castps_si256(x.a), 16), b = _mm256_srli_epi32(_mm256_castps_si256(x.b), 16);
+  // Packing works in each half by itself: the middle quarters change places.
+  _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8));
+}
+static inline __m256 low8(__m256 x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 16)); }
+static inline __m256 high8(__m256 x) {
+  return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32((int)0xffff0000)));
+}
+static inline __m256 join8(__m256 a, __m256 b) {
+  return _mm256_or_ps(_mm256_castsi256_ps(_mm256_srli_epi32(_mm256_castps_si256(a), 16)), b);
+}
+static inline vf vf_low(vf x) { return BOTH(low8); }
+static inline vf vf_high(vf x) { return BOTH(high8); }
+static inline vf vf_join(vf x, vf y) { return EACH(join8); }
+static inline vf vf_load_f16(const uint16_t* p) {
+  return (vf){_mm256_cvtph_ps(load8(p)), _mm256_cvtph_ps(load8(p + 8))};
+}
+static inline void vf_store_f16(uint16_t* p, vf x) {
+  x = vf_canon(x);
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm_storeu_si128((__m128i*)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+static inline void vf_stream(float* p, vf x) {
+  _mm256_stream_ps(p, x.a);
+  _mm256_stream_ps(p + 8, x.b);
+}
+static inline void stream_end(void) { _mm_sfence(); }
+
 static inline void transpose(float* restrict d, long dd, const float* restrict s, long ld, int rows) {
   __m256 r[8], t[8];
 #pragma GCC unroll 8

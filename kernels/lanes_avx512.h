@@ -59,6 +59,47 @@ static inline float vf_fold(vf a) {
 
 static inline float vf_largest(vf a) { return _mm512_reduce_max_ps(a); }
 
+static inline vf vf_canon(vf a) {
+  return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q),
+                            _mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000)));
+}
+static inline vf vf_round_bf16(vf a) {
+  __m512i u = _mm512_castps_si512(a);
+  __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  u = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  u = _mm512_and_si512(u, _mm512_set1_epi32((int)0xffff0000));
+  return _mm512_castsi512_ps(
+      _mm512_mask_mov_epi32(u, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000)));
+}
+// Where a lane has a NaN or two zeros, a minimum gives its second operand: both orders together have all the bits.
+static inline vf vf_least(vf a, vf b) { return _mm512_or_ps(_mm512_min_ps(a, b), _mm512_min_ps(b, a)); }
+static inline vf vf_greatest(vf a, vf b) {
+  const __m512 sign = _mm512_set1_ps(-0.0f);
+  return _mm512_xor_ps(sign, vf_least(_mm512_xor_ps(sign, a), _mm512_xor_ps(sign, b)));
+}
+static inline vf vf_load_bf16(const uint16_t* p) {
+  __m512i u = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
+}
+static inline void vf_store_bf16(uint16_t* p, vf a) {
+  __m512i u = _mm512_castps_si512(vf_round_bf16(a));
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(u, 16)));
+}
+static inline vf vf_low(vf a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 16)); }
+static inline vf vf_high(vf a) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32((int)0xffff0000)));
+}
+static inline vf vf_join(vf a, vf b) {
+  return _mm512_or_ps(_mm512_castsi512_ps(_mm512_srli_epi32(_mm512_castps_si512(a), 16)), b);
+}
+static inline vf vf_load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+static inline void vf_store_f16(uint16_t* p, vf a) {
+  __m256i h = _mm512_cvtps_ph(vf_canon(a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm256_storeu_si256((__m256i*)p, h);
+}
+static inline void vf_stream(float* p, vf a) { _mm512_stream_ps(p, a); }
+static inline void stream_end(void) { _mm_sfence(); }
+
 static inline void transpose(float* restrict d, long dd, const float* restrict s, long ld, int rows) {
   __m512 r[16], t[16];
 #pragma GCC unroll 16

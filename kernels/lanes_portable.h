@@ -104,6 +104,58 @@ static inline float vf_largest(vf a) {
   return m;
 }
 
+// The operations of reductions.
+
+// NaN becomes the canonical one.
+static inline vf vf_canon(vf a) { EACH(a.v[i] != a.v[i] ? float_of(0x7fc00000u) : a.v[i]); }
+// A bfloat16 in each lane: nearest even, NaN canonical.
+static inline uint32_t round_bf16(float x) {
+  uint32_t u = bits_of(x);
+  return x != x ? 0x7fc00000u : (u + 0x7fffu + (u >> 16 & 1)) & 0xffff0000u;
+}
+static inline vf vf_round_bf16(vf a) { EACH(float_of(round_bf16(a.v[i]))); }
+// The lesser and the greater, -0 < +0; NaN, not canonical, if either is.
+static inline float least1(float a, float b) {
+  return a != a || b != b ? a + b : float_of(a < b ? bits_of(a) : b < a ? bits_of(b) : bits_of(a) | bits_of(b));
+}
+static inline vf vf_least(vf a, vf b) { EACH(least1(a.v[i], b.v[i])); }
+static inline vf vf_greatest(vf a, vf b) { EACH(-least1(-a.v[i], -b.v[i])); }
+
+static inline vf vf_load_bf16(const uint16_t* p) { EACH(float_of((uint32_t)p[i] << 16)); }
+static inline void vf_store_bf16(uint16_t* p, vf a) {
+  LANES p[i] = (uint16_t)(round_bf16(a.v[i]) >> 16);
+}
+// The lower and the upper halves of the bits as bfloat16, and two rounded vectors as such halves.
+static inline vf vf_low(vf a) { EACH(float_of(bits_of(a.v[i]) << 16)); }
+static inline vf vf_high(vf a) { EACH(float_of(bits_of(a.v[i]) & 0xffff0000u)); }
+static inline vf vf_join(vf a, vf b) { EACH(float_of(bits_of(a.v[i]) >> 16 | bits_of(b.v[i]))); }
+static inline float f16_widen(uint16_t h) {
+  uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13;
+  // Raise the exponent's bias by 112; infinities and NaN need as much again, subnormal numbers a subtraction.
+  uint32_t normal = rest + ((127u - 15) << 23), special = rest | 0x7f800000u;
+  uint32_t small = bits_of((float)(h & 0x3ff) * 0x1p-24f);
+  uint32_t exponent = h & 0x7c00;
+  return float_of(sign | (exponent == 0x7c00 ? special : exponent == 0 ? small : normal));
+}
+static inline uint16_t f16_round(float x) {
+  uint32_t u = bits_of(x), sign = u >> 16 & 0x8000;
+  u &= 0x7fffffff;
+  if (u > 0x7f800000) return 0x7e00;
+  if (u >= 0x47800000) return (uint16_t)(sign | 0x7c00);
+  // 0.5 + a subnormal float16 has its value in the low bits, rounded.
+  if (u < 0x38800000) return (uint16_t)(sign | (bits_of(float_of(u) + 0.5f) - 0x3f000000));
+  return (uint16_t)(sign | ((u - (112u << 23) + 0xfff + (u >> 13 & 1)) >> 13));
+}
+static inline vf vf_load_f16(const uint16_t* p) { EACH(f16_widen(p[i])); }
+static inline void vf_store_f16(uint16_t* p, vf a) {
+  LANES p[i] = f16_round(a.v[i]);
+}
+
+// vf_stream stores past the caches where the machine can: p is a multiple of 64. stream_end orders such stores before
+// the stores that follow.
+static inline void vf_stream(float* p, vf a) { vf_store(p, a); }
+static inline void stream_end(void) {}
+
 // d[k·dd + i] = s[i·ld + k] for i, k < TW; rows from rows on count as zeros and are not read.
 static inline void transpose(float* restrict d, long dd, const float* restrict s, long ld, int rows) {
   for (int k = 0; k < TW; k++) {

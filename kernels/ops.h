@@ -27,6 +27,20 @@ typedef struct {
   float scale;
 } attention_args;
 
+// A reduction: see reduce.go, which has checked the arguments.
+enum { MAX_DEPTH = 32 };
+enum { F32, F64, BF16, F16, I32, I64, U8, TYPES };
+enum { SUM, PROD, MIN, MAX, RED_OPS };
+
+typedef struct {
+  void* const* dsts;
+  const void* const* srcs;
+  const int16_t* order;  // NULL: from left to right
+  long dst_count, src_count, order_count, bytes, divisor;
+  int type, op, round;
+  int stream;  // whether to store past the caches where no source is written
+} reduce_args;
+
 typedef struct {
   const char* name;
   // How many floats of work memory matmul and the attentions need.
@@ -55,6 +69,9 @@ typedef struct {
   void (*attention_backward)(const attention_args* t, float* work, long h0, long h1);
   void (*cross_entropy)(float* losses, float* logits, const int32_t* targets, long v, float scale, long i0, long i1);
   void (*block_sums)(float* dst, const float* x, long n, int square, long b0, long b1);
+  void (*reduce)(const reduce_args* t);
+  void (*encode_bf16)(uint16_t* dst, const float* src, long n);
+  void (*decode_bf16)(float* dst, const uint16_t* src, long n);
   long (*first_nonfinite)(const float* x, long n);
   // fma_loop does rounds times fma_flops floating-point operations in registers and returns what depends on them.
   float (*fma_loop)(long rounds, float x);

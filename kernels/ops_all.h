@@ -4,6 +4,9 @@
 #include "ops_rows.h"
 #include "ops_matmul.h"
 #include "ops_attention.h"
+#include "ops_reduce_kernels.h"
+#include "ops_reduce_fused.h"
+#include "ops_reduce.h"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -32,6 +35,9 @@ const farandole_ops JOIN(farandole_ops_, ISA) = {
     .attention_backward = op_attention_backward,
     .cross_entropy = op_cross_entropy,
     .block_sums = op_block_sums,
+    .reduce = op_reduce,
+    .encode_bf16 = op_encode_bf16,
+    .decode_bf16 = op_decode_bf16,
     .first_nonfinite = op_first_nonfinite,
     .fma_loop = op_fma_loop,
     .fma_flops = 2L * 16 * FMA_CHAINS,

@@ -14,7 +14,7 @@ const farandole_ops* farandole_find(const char* isa) {
 #if defined(__x86_64__)
   // These builtins ask the operating system too, whether it saves the wide registers.
   __builtin_cpu_init();
-  int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
   if (strcmp(isa, "avx512") == 0 && avx512) return &farandole_ops_avx512;

@@ -14,6 +14,8 @@ const (
 	// MaxDepth is the most values that a Reduction's Order may have waiting at once. A balanced tree over all sources
 	// that int16 can number needs 17.
 	MaxDepth = 32
+	// StreamBytes is from how many bytes on, of sources and destinations together, results are stored past the caches.
+	StreamBytes = 16 << 20
 )
 
 // Reduction combines equally long arrays element by element in a fixed order. The bits of the result are a function of the
@@ -42,6 +44,10 @@ type Reduction struct {
 	// Round is for Float32 alone: every source as read, every combined value and the quotient are rounded to a bfloat16
 	// (nearest even).
 	Round bool
+
+	// Footprint is how many bytes the whole work touches of which a Run is a part: from StreamBytes on, results are
+	// stored past the caches where no source is written. It changes no bit. Zero means what Run itself touches.
+	Footprint int
 }
 
 // Run writes the result into every dst, on the caller's thread and without allocating. All arrays have one length, a
@@ -52,7 +58,8 @@ func (r *Reduction) Run(dsts, srcs [][]byte) {
 	if bytes == 0 {
 		return
 	}
-	best().reduce(r, dsts, srcs, bytes)
+	touched := max(r.Footprint, bytes*(len(dsts)+len(srcs)))
+	best().reduce(r, dsts, srcs, touched >= StreamBytes)
 }
 
 // Reduce2 is dst = a op b: the Reduction of two sources into one.
@@ -64,7 +71,7 @@ func Reduce2(t DType, op RedOp, dst, a, b []byte) {
 		panic(fmt.Sprintf("kernels: reduction of %d and %d bytes of %v into %d", len(a), len(b), t, len(dst)))
 	}
 	if len(dst) > 0 {
-		best().reduce2(t, op, dst, a, b)
+		best().reduce2(t, op, dst, a, b, 3*len(dst) >= StreamBytes)
 	}
 }
 

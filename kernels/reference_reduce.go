@@ -2,13 +2,13 @@ package kernels
 
 import "math"
 
-func (reference) reduce2(t DType, op RedOp, dst, a, b []byte) {
+func (reference) reduce2(t DType, op RedOp, dst, a, b []byte, stream bool) {
 	dsts, srcs := [1][]byte{dst}, [2][]byte{a, b}
 	r := Reduction{Type: t, Op: op}
-	reference{}.reduce(&r, dsts[:], srcs[:], len(dst))
+	reference{}.reduce(&r, dsts[:], srcs[:], stream)
 }
 
-func (reference) reduce(r *Reduction, dsts, srcs [][]byte, _ int) {
+func (reference) reduce(r *Reduction, dsts, srcs [][]byte, _ bool) {
 	switch r.Type {
 	case Float32:
 		if r.Round {
@@ -164,4 +164,18 @@ func (integerArith[T]) final(x T, divisor int) T {
 		return T(int64(x) / int64(divisor))
 	}
 	return x
+}
+
+func (reference) encodeBF16(dst []byte, src []float32) {
+	out := elementsOf[uint16](dst)
+	for i, x := range src {
+		out[i] = bf16FromF32(x)
+	}
+}
+
+func (reference) decodeBF16(dst []float32, src []byte) {
+	in := elementsOf[uint16](src)
+	for i := range dst {
+		dst[i] = bf16ToF32(in[i])
+	}
 }

@@ -4,15 +4,23 @@ import (
 	"fmt"
 	"sync"
 	"time"
+	"unsafe"
 )
 
 // AddF32 is dst = a + b, element by element, on the caller's thread and without allocating.
-// dst may be a or b; other overlaps are not allowed. All three have the same length.
+// dst may be a or b; other overlaps are not allowed. All three have the same length. It is the Reduction of two sources: a NaN
+// becomes the canonical one.
 func AddF32(dst, a, b []float32) {
 	if len(a) != len(dst) || len(b) != len(dst) {
 		panic(fmt.Sprintf("kernels: AddF32 of %d, %d and %d values", len(dst), len(a), len(b)))
 	}
-	best().add(dst, a, b)
+	if len(dst) > 0 {
+		best().reduce2(Float32, Sum, bytesOf(dst), bytesOf(a), bytesOf(b), 12*len(dst) >= StreamBytes)
+	}
+}
+
+func bytesOf(x []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), 4*len(x))
 }
 
 // FirstNonFinite is the index of the first NaN or infinity in x, or -1 when all values are finite.
