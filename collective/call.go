@@ -5,7 +5,6 @@ import (
 	"unsafe"
 
 	"github.com/farandole-ml/farandole/elastic"
-	"github.com/farandole-ml/farandole/kernels"
 )
 
 // Partial is a tree node's value, held by one rank.
@@ -173,7 +172,7 @@ func (g *Group) describe(c *Call, a Algorithm) Op {
 	rest := uint32(0)
 	switch {
 	case c.Kind == OpReduceTree:
-		h := newDigest().mix(c.Shards).mix(int(c.Wire))
+		h := newDigest().mix(c.Shards).mix(int(g.wire(c)))
 		for _, r := range c.Ranges {
 			h = h.mix(r.First).mix(r.End)
 		}
@@ -181,21 +180,20 @@ func (g *Group) describe(c *Call, a Algorithm) Op {
 	case c.Kind.rooted():
 		rest = uint32(c.Root)
 	}
-	if c.Kind.reduces() {
-		t, red = c.In.Type, c.Op
-		if c.Kind == OpReduceTree {
-			t, red = Float32, Sum
-		}
+	switch {
+	case c.Kind == OpReduceTree:
+		t = Float32
+	case c.Kind == OpBroadcast:
+		t = c.Out.Type
+	case c.Kind != OpBarrier:
+		t = c.In.Type
+	}
+	if c.Kind.reduces() && c.Kind != OpReduceTree {
+		red = c.Op
 	}
 	op.Shape = shape(t, red, a, rest)
 	if g.id != 0 {
 		op.Shape = shape(t, red, a, newDigest().mix(int(g.id)).mix(int(rest)).fold()) | shapeSub
 	}
 	return op
-}
-
-// reduction is the arithmetic of c over world ranks.
-func (c *Call) reduction(world int) kernels.Reduction {
-	op, divisor := c.Op.kernel(world)
-	return kernels.Reduction{Type: c.In.Type, Op: op, Divisor: divisor}
 }

@@ -57,13 +57,12 @@ type Group struct {
 	ranks  []int  // the transport's, by the group's; nil: they are the same
 	id     uint32 // of a sub-group; zero for the group that New made
 	seq    uint32 // of the last collective; guarded by the state's mu
-	call   Call   // the running wrapper's
+	hosts  *hosts
 
-	ring   ring
-	tree   tree
-	relay  relay
-	direct direct
-	tokens tokens
+	// of the running operation, or remembered from one to the next
+	call  Call // a wrapper's
+	plans map[planKey]*plan
+	tree  treePlan
 }
 
 // endpoint is what a group and its sub-groups share on one rank.
@@ -75,6 +74,7 @@ type endpoint struct {
 	state     state
 	out       []*sender // by the transport's rank; nil for this one
 	posted    []*sender // the running operation's
+	memory    memory    // the running operation's
 	queue     queue
 	subs      map[uint32]int // guarded by the state's mu
 
@@ -94,7 +94,8 @@ func NewTuned(tr Transport, t Tuning) *Group {
 	if s, ok := tr.(Sharer); ok {
 		e.shared = s.Shared()
 	}
-	g := &Group{endpoint: e, tuning: t.withDefaults(), rank: tr.Rank()}
+	g := &Group{endpoint: e, tuning: t.withDefaults(), rank: tr.Rank(), plans: make(map[planKey]*plan)}
+	g.hosts = newHosts(tr, tr.World(), g.peer)
 	for r := range e.out {
 		if r != tr.Rank() {
 			e.out[r] = newSender(e, r)

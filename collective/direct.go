@@ -1,49 +1,164 @@
 package collective
 
-import "github.com/farandole-ml/farandole/kernels"
-
-// direct is the one-round algorithm for small buffers: every rank sends what it has to every other rank, and each
-// computes the result for itself, all in the same order.
-type direct struct {
-	mine    []byte
-	scratch []float32
+// oneRound sends every rank's sources to every other rank; each computes the whole result by itself, all in the same order.
+func (p *plan) oneRound(s *spec) {
+	p.circleUnless(s.everyRankSends())
+	whole := span{0, s.bytes}
+	for i := 1; i < p.world; i++ {
+		for k := range s.sources(p.rank) {
+			p.send(p.peer(i), whole.at(s.source(k)), true)
+		}
+	}
+	room := make([][]piece, p.world)
+	for i := 1; i < p.world; i++ {
+		from := p.peer(-i)
+		for range s.sources(from) {
+			at := p.take(s.bytes)
+			p.recv(from, at)
+			room[from] = append(room[from], at)
+		}
+	}
+	for k := range s.sources(p.rank) {
+		room[p.rank] = append(room[p.rank], whole.at(s.source(k)))
+	}
+	p.flush() // the result may replace what is being sent
+	p.reduce(redLast, whole.at(bufOut), concat(room)...)
 }
 
-func (d *direct) message(_, _ int) []byte { return d.mine }
-
-// exchange sends mine to every other rank and receives theirs at the places that at names.
-func (g *Group) exchange(mine []byte, at func(rank int) []byte) error {
-	g.direct.mine = mine
-	w, rank := g.World(), g.Rank()
-	for i := 1; i < w; i++ {
-		g.post((rank+i)%w, &g.direct, 1, 1)
+func concat(lists [][]piece) (all []piece) {
+	for _, l := range lists {
+		all = append(all, l...)
 	}
-	var err error
-	for i := 1; i < w && err == nil; i++ {
-		from := (rank + w - i) % w
-		err = g.tr.Recv(from, at(from))
-	}
-	err = g.settle(err)
-	g.direct.mine = nil
-	return err
+	return all
 }
 
-// directSum adds the ranks' buffers in rank order.
-func (g *Group) directSum(b []float32) error {
-	n, w := len(b), g.World()
-	all := grow(&g.direct.scratch, n*w)
-	copy(all[n*g.Rank():], b)
-	if err := g.exchange(bytesOf(b), func(r int) []byte { return bytesOf(all[n*r : n*(r+1)]) }); err != nil {
-		return err
+// circleUnless greets unless the plan begins as a plan must.
+func (p *plan) circleUnless(natural bool) {
+	if !natural {
+		p.greet()
 	}
-	copy(b, all[:n])
-	for r := 1; r < w; r++ {
-		kernels.AddF32(b, b, all[n*r:n*(r+1)])
-	}
-	return nil
 }
 
-func (g *Group) directGather(out []byte, n int) error {
-	r := g.Rank()
-	return g.exchange(out[n*r:n*(r+1)], func(r int) []byte { return out[n*r : n*(r+1)] })
+// directReduceScatter sends every part to its owner, which reduces all in one pass.
+func (p *plan) directReduceScatter(s *spec) {
+	grid := partGrid(s.bytes, p.world, s.chunk, s.size)
+	room := make([]piece, p.world)
+	for i := 1; i < p.world; i++ {
+		to := p.peer(i)
+		for c := range grid.chunks {
+			p.send(to, grid.chunk(to, c).at(bufIn), true)
+		}
+		room[to] = p.take(grid.largest())
+	}
+	srcs := make([]piece, p.world)
+	for c := range grid.chunks {
+		own := grid.chunk(p.rank, c)
+		for i := 1; i < p.world; i++ {
+			from := p.peer(-i)
+			srcs[from] = room[from].part(own.hi - own.lo)
+			p.recv(from, srcs[from])
+		}
+		srcs[p.rank] = own.at(bufIn)
+		p.reduce(redLast, grid.chunk(0, c).at(bufOut), srcs...)
+	}
+}
+
+// directAllGather sends a rank's part to every other rank.
+func (p *plan) directAllGather(s *spec) {
+	n := s.bytes
+	for i := 1; i < p.world; i++ {
+		for k := range pieces(n, s.chunk) {
+			p.send(p.peer(i), pieceAt(n, s.chunk, k).at(bufIn), true)
+		}
+	}
+	p.copy(span{n * p.rank, n * (p.rank + 1)}.at(bufOut), span{0, n}.at(bufIn))
+	for i := 1; i < p.world; i++ {
+		from := p.peer(-i)
+		for k := range pieces(n, s.chunk) {
+			at := pieceAt(n, s.chunk, k)
+			p.recv(from, piece{bufOut, n*from + at.lo, n*from + at.hi})
+		}
+	}
+}
+
+// directAllToAll exchanges parts with every other rank: in round i with those i places away.
+func (p *plan) directAllToAll(s *spec) {
+	n := s.bytes / p.world
+	from := piece{bufIn, 0, s.bytes}
+	if s.inPlace {
+		from = p.take(s.bytes)
+		p.copy(from, piece{bufIn, 0, s.bytes})
+	}
+	place := func(rank int, at span) piece {
+		return piece{from.buf, from.lo + n*rank + at.lo, from.lo + n*rank + at.hi}
+	}
+	for i := 1; i < p.world; i++ {
+		for k := range pieces(n, s.chunk) {
+			p.send(p.peer(i), place(p.peer(i), pieceAt(n, s.chunk, k)), !s.inPlace)
+			if s.inPlace {
+				p.release(p.peer(i))
+			}
+		}
+	}
+	p.copy(span{n * p.rank, n * (p.rank + 1)}.at(bufOut), place(p.rank, span{0, n}))
+	for i := 1; i < p.world; i++ {
+		peer := p.peer(-i)
+		for k := range pieces(n, s.chunk) {
+			at := pieceAt(n, s.chunk, k)
+			p.recv(peer, piece{bufOut, n*peer + at.lo, n*peer + at.hi})
+		}
+	}
+}
+
+// directBroadcast sends everything from the root to every other rank.
+func (p *plan) directBroadcast(s *spec) {
+	p.greet()
+	for k := range pieces(s.bytes, s.chunk) {
+		at := pieceAt(s.bytes, s.chunk, k).at(bufOut)
+		if p.rank != s.root {
+			p.recv(s.root, at)
+			continue
+		}
+		for i := 1; i < p.world; i++ {
+			p.send(p.peer(i), at, true)
+		}
+	}
+}
+
+// directReduce sends everything to the root, which reduces all in one pass.
+func (p *plan) directReduce(s *spec) {
+	p.greet()
+	room := make([]piece, p.world)
+	for i := 1; i < p.world && p.rank == s.root; i++ {
+		room[p.peer(-i)] = p.take(min(s.chunk, s.bytes))
+	}
+	srcs := make([]piece, p.world)
+	for k := range pieces(s.bytes, s.chunk) {
+		at := pieceAt(s.bytes, s.chunk, k)
+		if p.rank != s.root {
+			p.send(s.root, at.at(bufIn), true)
+			continue
+		}
+		for i := 1; i < p.world; i++ {
+			from := p.peer(-i)
+			srcs[from] = room[from].part(at.hi - at.lo)
+			p.recv(from, srcs[from])
+		}
+		srcs[p.rank] = at.at(bufIn)
+		p.reduce(redLast, at.at(bufOut), srcs...)
+	}
+}
+
+// dissemination is the dissemination barrier (Hensgen, Finkel and Manber 1988): in round i a rank tells the rank 2^i
+// further that it, and all that it has heard of, have arrived. It takes ceil(log2 world) rounds. An operation on empty
+// buffers is a barrier too, so that a rank whose buffer is not empty is found out.
+func (p *plan) dissemination() {
+	token := piece{bufToken, 0, 1}
+	for d := 1; d < p.world; d *= 2 {
+		p.send(p.peer(d), token, d == 1)
+		if d > 1 {
+			p.release(p.peer(d))
+		}
+		p.recv(p.peer(-d), token)
+	}
 }

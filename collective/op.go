@@ -73,10 +73,10 @@ func (o Op) String() string {
 	}
 	s := fmt.Sprintf("operation %d, %v", o.Seq, o.Kind)
 	if o.Kind != OpBarrier {
-		s += fmt.Sprintf(" of %d bytes", o.Bytes)
+		s += fmt.Sprintf(" of %d bytes of %v", o.Bytes, DType(o.Shape&7))
 	}
 	if o.Kind.reduces() {
-		s += fmt.Sprintf(", %v of %v", RedOp(o.Shape>>shapeOpShift&7), DType(o.Shape&7))
+		s += fmt.Sprintf(", %v", RedOp(o.Shape>>shapeOpShift&7))
 	}
 	if a := Algorithm(o.Shape >> shapeAlgShift & 15); a != Auto {
 		s += fmt.Sprintf(", %v", a)

@@ -1,111 +1,104 @@
 package collective
 
-import (
-	"fmt"
-
-	"github.com/farandole-ml/farandole/kernels"
-)
-
-// ring passes segments around the ring of ranks. At step s a rank sends segment rank-s to its right neighbour and
-// gets segment rank-s-1 from its left one. In the first adds steps what comes is added to what is there, so that
-// after world-1 of them a rank holds one finished segment; in the other steps it replaces it. A chunk is
-// sent on as soon as it has been received (Patarasuk and Yuan 2009, pipelined).
-type ring struct {
-	rank    int
-	buf     []byte
-	grid    grid
-	steps   int
-	adds    int
-	scratch []float32
-}
-
-func (r *ring) spanAt(step, c int) span {
-	w := r.grid.world
-	return r.grid.chunk(((r.rank-step)%w+w)%w, c)
-}
-
-// message is the outbox of the right neighbour.
-func (r *ring) message(_, k int) []byte {
-	return r.spanAt(k/r.grid.chunks, k%r.grid.chunks).of(r.buf)
-}
-
-func (g *Group) runRing() error {
-	r := &g.ring
-	r.rank = g.Rank()
-	w := r.grid.world
-	right := g.post((r.rank+1)%w, r, r.grid.chunks, r.steps*r.grid.chunks)
-	err := g.settle(r.receive(g.tr, (r.rank+w-1)%w, right))
-	r.buf = nil
-	return err
-}
-
-func (r *ring) receive(tr Transport, left int, right *sender) error {
-	for step := range r.steps {
-		for c := range r.grid.chunks {
-			at := r.spanAt(step+1, c)
-			if at.lo < at.hi {
-				if err := r.take(tr, left, at, step < r.adds); err != nil {
-					return err
-				}
-			}
-			right.release()
+// ringAllReduce passes segments around the ring of ranks. At step s a rank sends segment rank-s to its right neighbour and
+// gets segment rank-s-1 from its left one. In the first world-1 steps what comes is reduced with what is there, so that
+// after them a rank holds one finished segment; in the other steps it replaces it. A chunk is sent on as
+// soon as it has been received (Patarasuk and Yuan 2009, pipelined).
+func (p *plan) ringAllReduce(s *spec) {
+	w, grid := p.world, newGrid(s.bytes, p.world, s.chunk, s.size)
+	if !grid.full() {
+		p.greet()
+	}
+	left, right, steps := p.peer(-1), p.peer(1), 2*(w-1)
+	for step := range steps {
+		from := bufOut
+		if step == 0 {
+			from = bufIn
+		}
+		for c := range grid.chunks {
+			p.send(right, grid.chunk(p.peer(-step), c).at(from), step == 0)
 		}
 	}
-	return nil
+	room := p.take(grid.largest())
+	for step := range steps {
+		for c := range grid.chunks {
+			at := grid.chunk(p.peer(-step-1), c)
+			if at.lo == at.hi {
+				continue
+			}
+			if step < w-1 {
+				in := room.part(at.hi - at.lo)
+				p.recv(left, in)
+				p.reduce(lastIf(step == w-2), at.at(bufOut), at.at(bufIn), in)
+			} else {
+				p.recv(left, at.at(bufOut))
+			}
+			if step+1 < steps {
+				p.release(right)
+			}
+		}
+	}
 }
 
-func (r *ring) take(tr Transport, left int, at span, adds bool) error {
-	mine := at.of(r.buf)
-	if !adds {
-		return tr.Recv(left, mine)
+// ringReduceScatter is the first half of ringAllReduce, begun one segment earlier, so that a rank ends with its own one. What
+// is on its way is kept apart, because the input stays as it is.
+func (p *plan) ringReduceScatter(s *spec) {
+	w, grid := p.world, partGrid(s.bytes, p.world, s.chunk, s.size)
+	left, right := p.peer(-1), p.peer(1)
+	room := p.take(grid.largest())
+	for c := range grid.chunks {
+		p.send(right, grid.chunk(left, c).at(bufIn), true)
 	}
-	in := grow(&r.scratch, len(mine)/4)
-	if err := tr.Recv(left, bytesOf(in)); err != nil {
-		return err
+	for step := range w - 1 {
+		onward := piece{}
+		if step < w-2 {
+			onward = p.take(s.bytes)
+		}
+		for c := range grid.chunks {
+			at := grid.chunk(p.peer(-step-2), c)
+			in, own := room.part(at.hi-at.lo), at.at(bufIn)
+			at = grid.chunk(0, c) // the place inside a segment
+			p.recv(left, in)
+			if step == w-2 {
+				p.reduce(redLast, at.at(bufOut), own, in)
+				continue
+			}
+			sum := piece{bufScratch, onward.lo + at.lo, onward.lo + at.hi}
+			p.reduce(redPlain, sum, own, in)
+			p.send(right, sum, false)
+			p.release(right)
+		}
 	}
-	sum := floatsOf(mine)
-	kernels.AddF32(sum, sum, in)
-	return nil
 }
 
-func (g *Group) allReduce(b []float32) error {
-	w := g.World()
-	if w == 1 {
-		return nil
+// ringAllGather is the second half of ringAllReduce.
+func (p *plan) ringAllGather(s *spec) {
+	w, grid := p.world, partGrid(s.bytes, p.world, s.chunk, s.size)
+	left, right := p.peer(-1), p.peer(1)
+	for step := range w - 1 {
+		for c := range grid.chunks {
+			if step == 0 {
+				p.send(right, grid.chunk(0, c).at(bufIn), true)
+			} else {
+				p.send(right, grid.chunk(p.peer(-step), c).at(bufOut), false)
+			}
+		}
 	}
-	if len(b) == 0 {
-		return g.meet()
+	p.copy(grid.segment(p.rank).at(bufOut), piece{bufIn, 0, s.bytes})
+	for step := range w - 1 {
+		for c := range grid.chunks {
+			p.recv(left, grid.chunk(p.peer(-step-1), c).at(bufOut))
+			if step < w-2 {
+				p.release(right)
+			}
+		}
 	}
-	if g.tuning.isDirect(4*len(b), w-1) {
-		return g.directSum(b)
-	}
-	r := &g.ring
-	r.buf, r.steps, r.adds = bytesOf(b), 2*(w-1), w-1
-	r.grid = newGrid(4*len(b), w, g.tuning.ChunkBytes)
-	return g.runRing()
 }
 
-func (g *Group) allGather(out, b []byte) error {
-	w := g.World()
-	if len(out) != w*len(b) {
-		return fmt.Errorf("%w: all-gather of %d bytes over %d ranks needs %d bytes for the result, not %d", ErrMisuse, len(b), w, w*len(b), len(out))
+// lastIf is redLast for the reduction that finishes an element, and redPlain for others.
+func lastIf(last bool) int {
+	if last {
+		return redLast
 	}
-	if len(b) == 0 {
-		return g.meet()
-	}
-	copy(out[g.Rank()*len(b):], b)
-	if w == 1 {
-		return nil
-	}
-	if g.tuning.isDirect(len(b), w-1) {
-		return g.directGather(out, len(b))
-	}
-	r := &g.ring
-	r.buf, r.steps, r.adds = out, w-1, 0
-	r.grid = newGrid(len(out), w, g.tuning.ChunkBytes)
-	r.grid.unit = 1
-	if len(b)%lineBytes == 0 {
-		r.grid.unit = lineBytes
-	}
-	return g.runRing()
+	return redPlain
 }

@@ -75,7 +75,7 @@ func (g *Group) byMessages(c *Call) Algorithm {
 	if c.Kind == OpReduce {
 		bytes = len(c.In.Data) // the root's Out is longer than the others'
 	}
-	if a := g.tuning.Table.Choose(c.Kind, bytes, g.World(), OneHost); a != Auto {
+	if a := g.tuning.Table.Choose(c.Kind, bytes, g.World(), g.hosts.kind()); a != Auto {
 		return a
 	}
 	return messageAlgorithms[c.Kind][0]
@@ -126,22 +126,14 @@ func (g *Group) pointToPoint(ctx context.Context, peer int, b []byte, send bool)
 }
 
 // message runs c by messages.
-func (g *Group) message(c *Call, _ Algorithm) error {
-	switch c.Kind {
-	case OpAllReduce:
-		if c.In.Type != Float32 || c.Op != Sum {
-			break
+func (g *Group) message(c *Call, a Algorithm) error {
+	if c.Kind == OpReduceTree {
+		if err := g.tree.update(c.Ranges, c.Shards, g.hosts); err != nil {
+			return err
 		}
-		copy(c.Out.Data, c.In.Data)
-		return g.allReduce(floats(c.Out.Data))
-	case OpReduceTree:
-		return g.reduceTree(floats(c.Out.Data), c.Partials, c.Ranges, c.Shards)
-	case OpBroadcast:
-		return g.broadcast(c.Out.Data, c.Root)
-	case OpBarrier:
-		return g.barrier()
-	case OpAllGather:
-		return g.allGather(c.Out.Data, c.In.Data)
+		if err := g.tree.check(c, g.rank); err != nil {
+			return err
+		}
 	}
-	return fmt.Errorf("%w: %v is not there yet", ErrMisuse, c.Kind)
+	return g.perform(g.planFor(c, a), c)
 }

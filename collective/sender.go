@@ -1,12 +1,10 @@
 package collective
 
-import "sync/atomic"
+import (
+	"sync/atomic"
 
-// outbox is a running operation as a sender sees it: messages numbered from zero for each peer.
-// Message k is asked for after k+1 messages were released to that peer.
-type outbox interface {
-	message(to, k int) []byte
-}
+	"github.com/farandole-ml/farandole/kernels"
+)
 
 // eagerBytes is the largest message that an operation sends by itself. For a larger one it pays to let another
 // goroutine send while the operation receives.
@@ -17,16 +15,17 @@ const eagerBytes = 64 << 10
 // That goroutine starts with the first operation that needs it and lives as long as the group, so that an operation
 // in steady state starts nothing and allocates nothing.
 type sender struct {
-	g  *endpoint
+	e  *endpoint
 	to int
 
 	// of the running operation
-	box   outbox
-	total int
-	next  int          // messages sent by the operation itself
-	ready atomic.Int64 // messages released so far
-	aside bool         // the goroutine has the rest
+	box    *box
+	narrow bool
+	next   int          // messages sent by the operation itself
+	ready  atomic.Int64 // messages released so far
+	aside  bool         // the goroutine has the rest
 
+	stage   []byte // a narrow message
 	started bool
 	jobs    chan int      // messages that were sent before
 	wake    chan struct{} // something was released
@@ -34,9 +33,9 @@ type sender struct {
 	gone    chan struct{} // closed when the goroutine has ended
 }
 
-func newSender(g *endpoint, to int) *sender {
+func newSender(e *endpoint, to int) *sender {
 	return &sender{
-		g: g, to: to,
+		e: e, to: to,
 		jobs:  make(chan int, 1),
 		wake:  make(chan struct{}, 1),
 		ended: make(chan struct{}, 1),
@@ -44,14 +43,13 @@ func newSender(g *endpoint, to int) *sender {
 	}
 }
 
-// post starts sending total messages of box to rank to, the first ready of which may go at once.
-func (g *endpoint) post(to int, box outbox, ready, total int) *sender {
-	s := g.out[to]
-	s.box, s.total, s.next, s.aside = box, total, 0, false
-	s.ready.Store(int64(ready))
-	g.posted = append(g.posted, s)
+// post starts sending b's messages to the transport's rank to.
+func (e *endpoint) post(to int, b *box, narrow bool) {
+	s := e.out[to]
+	s.box, s.narrow, s.next, s.aside = b, narrow, 0, false
+	s.ready.Store(int64(b.ready))
+	e.posted = append(e.posted, s)
 	s.push()
-	return s
 }
 
 // release lets one more message go, if there is one.
@@ -67,19 +65,28 @@ func (s *sender) release() {
 	}
 }
 
+// message is what the k-th message looks like on the wire. It is asked for twice when the transport could not take
+// it at once; it is the same both times.
+func (s *sender) message(k int) []byte {
+	at := s.box.messages[k]
+	b := s.e.memory.bytes(at)
+	if !s.narrow || at.buf == bufToken {
+		return b
+	}
+	stage := grow(&s.stage, len(b)/2)
+	kernels.EncodeBF16(stage, floats(b))
+	return stage
+}
+
 // push sends what is ready, as far as that needs no waiting, and leaves the rest to the goroutine.
 func (s *sender) push() {
-	for ; s.next < min(int(s.ready.Load()), s.total); s.next++ {
-		b := s.box.message(s.to, s.next)
-		if len(b) == 0 {
-			continue
-		}
-		if s.g.eager == nil || len(b) > eagerBytes {
+	for ; s.next < min(int(s.ready.Load()), len(s.box.messages)); s.next++ {
+		if s.e.eager == nil || s.box.messages[s.next].len() > eagerBytes {
 			s.handOver()
 			return
 		}
-		if ok, err := s.g.eager.TrySend(s.to, b); err != nil {
-			_ = s.g.state.fail(err) // the operation's next Recv, or its settle, returns it
+		if ok, err := s.e.eager.TrySend(s.to, s.message(s.next)); err != nil {
+			_ = s.e.state.fail(err) // the operation's next Recv, or its settle, returns it
 			return
 		} else if !ok {
 			s.handOver()
@@ -89,7 +96,7 @@ func (s *sender) push() {
 }
 
 func (s *sender) handOver() {
-	st := &s.g.state
+	st := &s.e.state
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.err != nil {
@@ -103,23 +110,33 @@ func (s *sender) handOver() {
 	s.jobs <- s.next
 }
 
-// settle ends the sending part of an operation whose receiving part ended with err. Once it returns, no sender
-// reads the operation's buffers.
-func (g *endpoint) settle(err error) error {
-	if err != nil {
-		_ = g.state.fail(err)
-	}
-	for _, s := range g.posted {
+// flush waits until all messages are on their way. All must have been released.
+func (e *endpoint) flush() error {
+	for _, s := range e.posted {
 		if s.aside {
 			select {
 			case <-s.ended:
 			case <-s.gone: // the group died before the job was taken up
 			}
+			s.aside = false
+			s.next = len(s.box.messages)
 		}
+	}
+	return e.state.failure()
+}
+
+// settle ends the sending part of an operation whose receiving part ended with err. Once it returns, no sender
+// reads the operation's buffers.
+func (e *endpoint) settle(err error) error {
+	if err != nil {
+		_ = e.state.fail(err)
+	}
+	err = e.flush()
+	for _, s := range e.posted {
 		s.box = nil
 	}
-	g.posted = g.posted[:0]
-	return g.state.failure()
+	e.posted = e.posted[:0]
+	return err
 }
 
 func (s *sender) loop() {
@@ -129,26 +146,24 @@ func (s *sender) loop() {
 		case from := <-s.jobs:
 			s.run(from)
 			s.ended <- struct{}{}
-		case <-s.g.state.over:
+		case <-s.e.state.over:
 			return
 		}
 	}
 }
 
 func (s *sender) run(from int) {
-	for k := from; k < s.total; k++ {
+	for k := from; k < len(s.box.messages); k++ {
 		for int64(k) >= s.ready.Load() {
 			select {
 			case <-s.wake:
-			case <-s.g.state.over:
+			case <-s.e.state.over:
 				return
 			}
 		}
-		if b := s.box.message(s.to, k); len(b) > 0 {
-			if err := s.g.tr.Send(s.to, b); err != nil {
-				_ = s.g.state.fail(err)
-				return
-			}
+		if err := s.e.tr.Send(s.to, s.message(k)); err != nil {
+			_ = s.e.state.fail(err)
+			return
 		}
 	}
 }

@@ -13,7 +13,7 @@ func (g *Group) Sub(ranks []int) (*Group, error) {
 	if len(ranks) == 0 {
 		return nil, fmt.Errorf("%w: a sub-group of no ranks", ErrMisuse)
 	}
-	sub := &Group{endpoint: g.endpoint, tuning: g.tuning, rank: -1, ranks: make([]int, len(ranks))}
+	sub := &Group{endpoint: g.endpoint, tuning: g.tuning, rank: -1, ranks: make([]int, len(ranks)), plans: make(map[planKey]*plan)}
 	seen := make(map[int]bool, len(ranks))
 	h := newDigest().mix(int(g.id))
 	for i, r := range ranks {
@@ -30,6 +30,7 @@ func (g *Group) Sub(ranks []int) (*Group, error) {
 	if sub.rank < 0 {
 		return nil, nil
 	}
+	sub.hosts = newHosts(g.tr, len(ranks), sub.peer)
 	sub.id = g.nameSub(uint32(h))
 	return sub, nil
 }

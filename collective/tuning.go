@@ -1,9 +1,6 @@
 package collective
 
-import (
-	"log/slog"
-	"unsafe"
-)
+import "log/slog"
 
 // Tuning has the sizes and choices by which a group runs its algorithms. All ranks must use equal values.
 type Tuning struct {
@@ -35,7 +32,7 @@ func (t Tuning) withDefaults() Tuning {
 	if t.ChunkBytes <= 0 {
 		t.ChunkBytes = 1 << 20
 	}
-	t.ChunkBytes = max(t.ChunkBytes/4*4, 4)
+	t.ChunkBytes = max(t.ChunkBytes/chunkUnit*chunkUnit, chunkUnit)
 	if t.DirectBytes == 0 {
 		t.DirectBytes = 64 << 10
 	}
@@ -48,66 +45,5 @@ func (t Tuning) withDefaults() Tuning {
 	return t
 }
 
-// isDirect says whether an operation whose ranks hold copies buffers of n bytes in all runs in one round.
-func (t Tuning) isDirect(n, copies int) bool { return n <= t.DirectBytes/max(copies, 1) }
-
-// lineBytes is the alignment of the places where large buffers are cut.
-const lineBytes = 64
-
-// cut is where part i of parts of n bytes begins: parts of nearly equal length, each beginning at a multiple of unit.
-func cut(n, parts, i, unit int) int {
-	if i == parts {
-		return n
-	}
-	return n / unit * i / parts * unit
-}
-
-// span is a byte range of a buffer.
-type span struct{ lo, hi int }
-
-func (s span) of(b []byte) []byte { return b[s.lo:s.hi] }
-
-// grid cuts a buffer into one segment for each rank and every segment into the same number of chunks. Chunks may be
-// empty; empty ones are not sent.
-type grid struct {
-	bytes, world int
-	unit         int // cuts fall on multiples of it
-	chunks       int // per segment
-}
-
-func newGrid(bytes, world, chunkBytes int) grid {
-	unit := lineBytes
-	if bytes < 2*lineBytes*world {
-		unit = 4
-	}
-	g := grid{bytes: bytes, world: world, unit: unit}
-	g.chunks = max(1, (bytes/world+unit+chunkBytes-1)/chunkBytes)
-	return g
-}
-
-func (g grid) segment(rank int) span {
-	return span{cut(g.bytes, g.world, rank, g.unit), cut(g.bytes, g.world, rank+1, g.unit)}
-}
-
-func (g grid) chunk(rank, c int) span {
-	s := g.segment(rank)
-	n := s.hi - s.lo
-	return span{s.lo + cut(n, g.chunks, c, g.unit), s.lo + cut(n, g.chunks, c+1, g.unit)}
-}
-
-func bytesOf(f []float32) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f))), 4*len(f))
-}
-
-// floatsOf is the inverse of bytesOf: b must be part of a float32 slice, cut between elements.
-func floatsOf(b []byte) []float32 {
-	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)
-}
-
-// grow makes *b hold n floats, reusing its memory.
-func grow(b *[]float32, n int) []float32 {
-	if cap(*b) < n {
-		*b = make([]float32, n)
-	}
-	return (*b)[:n]
-}
+// chunkUnit divides every chunk: it is a multiple of every type's size.
+const chunkUnit = 8
