@@ -1,0 +1,125 @@
+//go:build linux
+
+package shm
+
+import (
+	"runtime"
+	"sync/atomic"
+	"time"
+)
+
+// A wait first looks again and again, which answers fastest; then it lets others run between two looks, first goroutines
+// of this process and other processes in turn, because it is one of them that it waits for when there are more ranks than
+// cores; then it sleeps in the kernel, which costs 27 µs where this was measured, so that a rank whose peers compute for long
+// takes no processor time.
+const (
+	// spins is how often a wait looks when every rank has a core.
+	spins = 2000
+	// crowdedSpins is the same when ranks share cores.
+	crowdedSpins = 20
+	// yieldFor is how long a wait yields before it sleeps.
+	yieldFor = time.Millisecond
+	// napFor is the longest sleep. It bounds how long a rank takes to see that the group has ended.
+	napFor = 10 * time.Millisecond
+)
+
+// yieldsPerLook is how many yields there are between two looks at the clock.
+const yieldsPerLook = 16
+
+// await waits until *value is not old, and gives it. It ends with an error when the group is over, or when rank from,
+// whose doing it waits for, has left.
+func (t *member) await(from int, value, sleepers *uint32, old uint32) (uint32, error) {
+	alarm := t.alarm.Load()
+	if alarm != 0 {
+		if v := atomic.LoadUint32(value); v != old {
+			return v, nil
+		}
+		if err := t.look(from, value, old); err != nil {
+			return old, err
+		}
+	}
+	for range t.spins {
+		if v := atomic.LoadUint32(value); v != old {
+			return v, nil
+		}
+		if t.alarm.Load() != alarm {
+			break
+		}
+	}
+	return t.awaitSlowly(from, value, sleepers, old)
+}
+
+func (t *member) awaitSlowly(from int, value, sleepers *uint32, old uint32) (uint32, error) {
+	var start time.Time
+	for i := 0; ; i++ {
+		if v := atomic.LoadUint32(value); v != old {
+			return v, nil
+		}
+		if t.alarm.Load() != 0 {
+			if err := t.look(from, value, old); err != nil {
+				return old, err
+			}
+		}
+		if i&1 != 0 {
+			runtime.Gosched()
+		} else {
+			yieldThread()
+		}
+		if i%yieldsPerLook == 0 {
+			if start.IsZero() {
+				start = time.Now()
+			} else if time.Since(start) > yieldFor {
+				break
+			}
+		}
+	}
+	for {
+		if err := t.stalled(from, value, old); err != nil {
+			return old, err
+		}
+		atomic.AddUint32(sleepers, 1)
+		if atomic.LoadUint32(value) == old {
+			sleepWord(value, old, napFor)
+		}
+		atomic.AddUint32(sleepers, ^uint32(0))
+		if v := atomic.LoadUint32(value); v != old {
+			return v, nil
+		}
+	}
+}
+
+// look says why a wait for rank from must end, if it must. What from did before it left counts.
+func (t *member) look(from int, value *uint32, old uint32) error {
+	if t.aborted() {
+		return t.cause()
+	}
+	gone := t.peers[from].gone.Load()
+	if gone == nil || atomic.LoadUint32(value) != old {
+		return nil
+	}
+	return gone
+}
+
+// stalled is look for a wait that takes long. Then a failure of any rank ends it, because the one that is waited for may be
+// busy for longer than a failure may take to show; and a rank that is waited for but has come to a later meeting
+// already will never do what it is waited for.
+func (t *member) stalled(from int, value *uint32, old uint32) error {
+	if err := t.look(from, value, old); err != nil {
+		return err
+	}
+	if got, ahead := t.ahead(from); ahead && atomic.LoadUint32(value) == old {
+		return t.outOfStep(from, got)
+	}
+	if t.alarm.Load() == 0 {
+		return nil
+	}
+	for _, p := range t.peers {
+		if p == nil {
+			continue
+		}
+		if gone := p.gone.Load(); gone != nil && !gone.polite && atomic.LoadUint32(value) == old {
+			return gone
+		}
+	}
+	return nil
+}
