@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"unsafe"
 
 	"github.com/farandole-ml/farandole/collective"
@@ -32,27 +31,12 @@ type arena struct {
 	groups  []*member // standing
 }
 
-// buffer is one piece of registered memory. Only registrations changes after it was made.
+// buffer is one piece of registered memory.
 type buffer struct {
 	id   uint32
 	mem  []byte
 	size int // what was asked for
 	file *os.File
-}
-
-// registration is a buffer in one group. Operations use it in place once all ranks have mapped it.
-type registration struct {
-	buffer  *buffer
-	lo, hi  uintptr
-	missing atomic.Int32 // ranks that have not mapped it
-	refused atomic.Bool
-	settled chan struct{} // closed when none is missing
-}
-
-// foreign is a peer's registered memory, mapped here.
-type foreign struct {
-	id  uint32
-	mem []byte
 }
 
 // create makes a buffer.

@@ -40,11 +40,8 @@ type place struct {
 	_      uint32
 }
 
-// flags of a line.
-const (
-	flagStaged  = 1 << iota // the slot has the first block
-	flagInPlace             // out is in
-)
+// flagStaged in a line says that peers cannot touch an array of this rank, and that its slot has the first block.
+const flagStaged = 1
 
 // line is what a rank publishes for one meeting. It fills a cache line.
 type line struct {
@@ -105,35 +102,32 @@ func ringBytes(world int) int {
 }
 
 // segmentBytes is the length of the segments of a group.
-func segmentBytes(world int) int { return roundUp(newSegment(nil, world)) }
+func segmentBytes(world int) int { return roundUp(layOut(&segment{}, world)) }
 
-// newSegment fills in s from mem. Without s it only counts the bytes.
-func newSegment(s *segment, world int) int {
+// layOut divides s.mem among s's fields and gives the bytes that they take. Without memory it only counts.
+func layOut(s *segment, world int) int {
 	at := 0
 	next := func(n int) []byte {
 		lo := at
 		at += (n + lineBytes - 1) / lineBytes * lineBytes
-		if s == nil {
+		if s.mem == nil {
 			return nil
 		}
 		return s.mem[lo : lo+n : lo+n]
 	}
-	sized := segment{rings: make([]ring, world)}
 	for i := range 2 {
-		sized.line[i] = (*line)(unsafe.Pointer(unsafe.SliceData(next(lineBytes))))
-		sized.slot[i] = next(slotBytes)
+		s.line[i] = (*line)(unsafe.Pointer(unsafe.SliceData(next(lineBytes))))
+		s.slot[i] = next(slotBytes)
 	}
 	for i := range 2 {
-		sized.result[i] = next(slotBytes)
-		sized.places[i] = (*[maxPlaces]place)(unsafe.Pointer(unsafe.SliceData(next(int(unsafe.Sizeof([maxPlaces]place{}))))))
+		s.result[i] = next(slotBytes)
+		s.places[i] = (*[maxPlaces]place)(unsafe.Pointer(unsafe.SliceData(next(int(unsafe.Sizeof([maxPlaces]place{}))))))
 	}
-	for r := range sized.rings {
-		sized.rings[r].head = (*word)(unsafe.Pointer(unsafe.SliceData(next(lineBytes))))
-		sized.rings[r].tail = (*word)(unsafe.Pointer(unsafe.SliceData(next(lineBytes))))
-		sized.rings[r].data = next(ringBytes(world))
-	}
-	if s != nil {
-		*s = sized
+	s.rings = make([]ring, world)
+	for r := range s.rings {
+		s.rings[r].head = (*word)(unsafe.Pointer(unsafe.SliceData(next(lineBytes))))
+		s.rings[r].tail = (*word)(unsafe.Pointer(unsafe.SliceData(next(lineBytes))))
+		s.rings[r].data = next(ringBytes(world))
 	}
 	return at
 }

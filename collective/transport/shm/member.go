@@ -26,7 +26,8 @@ type member struct {
 	log   *slog.Logger
 	spins int
 	meetings
-	sharing
+	registry
+	task task
 
 	// alarm changes when a wait has reason to look at what has happened.
 	alarm atomic.Uint32
@@ -129,7 +130,7 @@ func (t *member) fail(err error) error {
 	}
 	var gone *departure
 	if errors.As(err, &gone) {
-		err = t.blame(gone.rank, gone.err)
+		err = gone.err
 	}
 	t.Abort(err)
 	return t.cause()
@@ -184,11 +185,11 @@ func (t *member) listen(p *peer) {
 			err = t.note(p, n)
 		}
 		if err == nil && n.kind == noteGoodbye {
-			t.heed(p, departed(n, p.rank, t.id.Rank, len(t.peers)))
+			t.heed(p, t.departed(p.rank, n))
 			return
 		}
 		if err != nil {
-			t.heed(p, lost(p.rank, err))
+			t.heed(p, t.lost(p.rank, err))
 			return
 		}
 	}
@@ -198,6 +199,7 @@ func (t *member) listen(p *peer) {
 func (t *member) heed(p *peer, d *departure) {
 	if p.gone.CompareAndSwap(nil, d) {
 		t.alarm.Add(1)
+		t.answerAll(p.rank)
 	}
 }
 
@@ -213,7 +215,7 @@ func (t *member) note(p *peer, n note) error {
 		}
 		return t.adopt(p, n)
 	case noteMapped:
-		t.arena.answered(t, n.buffer, n.flags&flagDone != 0)
+		t.answer(p.rank, n.buffer, n.flags&flagDone != 0)
 	case noteFreed:
 		return t.drop(p, n.buffer)
 	case noteGoodbye:

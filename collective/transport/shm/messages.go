@@ -19,6 +19,23 @@ const (
 	recordLength = opBytes + 8
 )
 
+// opBytes is the length of an encoded Op.
+const opBytes = 24
+
+func encodeOp(b []byte, op collective.Op) {
+	o := binary.NativeEndian
+	o.PutUint32(b[0:], uint32(op.Kind))
+	o.PutUint32(b[4:], op.Seq)
+	o.PutUint64(b[8:], op.Bytes)
+	o.PutUint32(b[16:], op.Shape)
+	o.PutUint32(b[20:], 0)
+}
+
+func decodeOp(b []byte) collective.Op {
+	o := binary.NativeEndian
+	return collective.Op{Kind: collective.OpKind(o.Uint32(b[0:])), Seq: o.Uint32(b[4:]), Bytes: o.Uint64(b[8:]), Shape: o.Uint32(b[16:])}
+}
+
 // padded is what n bytes take in a ring.
 func padded(n int) int { return (n + recordBytes - 1) &^ (recordBytes - 1) }
 

@@ -20,8 +20,8 @@ import (
 // descriptor. Integers are in the host's byte order: both sides are on one host.
 const (
 	noteMagic = 0x4d485346
-	noteBytes = 80
-	maxText   = 512
+	noteBytes = 32
+	maxText   = collective.MaxFarewell
 
 	// noteLimit is how long a note may wait for room in the socket. A peer reads its notes whatever else it does, so
 	// only a frozen one lets the room run out.
@@ -37,26 +37,23 @@ const (
 	noteBuffer                      // passes registered memory: buffer, size
 	noteMapped                      // the sender has mapped the receiver's buffer, if flagDone
 	noteFreed                       // buffer is no more
-	noteGoodbye                     // why the sender leaves: blamed, flags, got, want, text. The last note.
+	noteGoodbye                     // why the sender leaves: text is a collective.Farewell. The last note.
 )
 
 // flags of a note.
 const (
 	flagDone      = 1 << iota
-	flagMoved     // the sender was told of another generation: nothing is wrong
 	flagClosed    // the sender was done: nothing is wrong
-	flagOutOfStep // got is the blamed rank's operation, want the sender's
+	flagExhausted // the sender has not enough shared memory
 )
 
 // note is one message.
 type note struct {
-	kind      noteKind
-	flags     uint32
-	buffer    uint32
-	size      uint64
-	blamed    int // rank; negative: nobody
-	got, want collective.Op
-	text      string
+	kind   noteKind
+	flags  uint32
+	buffer uint32
+	size   uint64
+	text   string
 
 	file *os.File // a passed descriptor; the receiver owns it
 }
@@ -71,29 +68,9 @@ func (n *note) encode() []byte {
 	o.PutUint32(b[8:], n.flags)
 	o.PutUint32(b[12:], n.buffer)
 	o.PutUint64(b[16:], n.size)
-	o.PutUint32(b[24:], uint32(n.blamed+1))
 	text := n.text[:min(len(n.text), maxText)]
-	o.PutUint32(b[28:], uint32(len(text)))
-	encodeOp(b[32:], n.got)
-	encodeOp(b[56:], n.want)
+	o.PutUint32(b[24:], uint32(len(text)))
 	return append(b, text...)
-}
-
-// opBytes is the length of an encoded Op.
-const opBytes = 24
-
-func encodeOp(b []byte, op collective.Op) {
-	o := binary.NativeEndian
-	o.PutUint32(b[0:], uint32(op.Kind))
-	o.PutUint32(b[4:], op.Seq)
-	o.PutUint64(b[8:], op.Bytes)
-	o.PutUint32(b[16:], op.Shape)
-	o.PutUint32(b[20:], 0)
-}
-
-func decodeOp(b []byte) collective.Op {
-	o := binary.NativeEndian
-	return collective.Op{Kind: collective.OpKind(o.Uint32(b[0:])), Seq: o.Uint32(b[4:]), Bytes: o.Uint64(b[8:]), Shape: o.Uint32(b[16:])}
 }
 
 // decodeNote gives the note in b and the length of the text that follows it.
@@ -104,11 +81,8 @@ func decodeNote(b *[noteBytes]byte) (note, int, error) {
 		flags:  o.Uint32(b[8:]),
 		buffer: o.Uint32(b[12:]),
 		size:   o.Uint64(b[16:]),
-		blamed: int(o.Uint32(b[24:])) - 1,
-		got:    decodeOp(b[32:]),
-		want:   decodeOp(b[56:]),
 	}
-	text := o.Uint32(b[28:])
+	text := o.Uint32(b[24:])
 	if o.Uint32(b[0:]) != noteMagic || n.kind < noteSegment || n.kind > noteGoodbye || text > maxText || n.size > maxBufferBytes {
 		return note{}, 0, errNote
 	}

@@ -8,15 +8,23 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"github.com/farandole-ml/farandole/collective/transport/mesh"
 )
 
-// network is unix stream sockets for package mesh.
-type network struct{ bufferBytes int }
+// Network is unix stream sockets between processes of one user, for package mesh: addresses are as Listen has them. Errors begin with name.
+// The kernel holds bufferBytes of what was sent and not received yet, for each connection and direction.
+func Network(name string, bufferBytes int) mesh.Network { return network{name, bufferBytes} }
+
+type network struct {
+	name        string
+	bufferBytes int
+}
 
 // maxAddr is what fits into the kernel's address structure.
 const maxAddr = 107
 
-func (network) Name() string { return "uds" }
+func (n network) Name() string { return n.name }
 
 func (network) Listen(addr string) (net.Listener, error) {
 	if len(addr) > maxAddr {

@@ -73,7 +73,7 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 	if cfg.Checksum {
 		m.Flags = 1
 	}
-	l, err := mesh.Listen(network{cfg.BufferBytes}, addr, m)
+	l, err := mesh.Listen(Network("uds", cfg.BufferBytes), addr, m)
 	if err != nil {
 		return nil, err
 	}
