@@ -18,15 +18,15 @@ import (
 const (
 	lineBytes = 64
 
-	// slotBytes is how much a rank stages in one round. A round's data are written, read by the peers and written back
-	// while they are in the cores' caches, so more is slower; less means more rounds.
-	slotBytes = 512 << 10
+	// slotBytes is how much a rank can stage for one meeting. With the rest it makes the segments of up to eight ranks one
+	// huge page each.
+	slotBytes = 480 << 10
 
 	// maxPlaces bounds a rank's partials of one tree reduction.
 	maxPlaces = 64
 
 	// A ring to one rank has ringsBytes divided by the world size, within these limits.
-	ringsBytes   = 2 << 20
+	ringsBytes   = 512 << 10
 	minRingBytes = 16 << 10
 	maxRingBytes = 256 << 10
 
@@ -120,7 +120,7 @@ func layOut(s *segment, world int) int {
 		s.slot[i] = next(slotBytes)
 	}
 	for i := range 2 {
-		s.result[i] = next(slotBytes)
+		s.result[i] = next(blockBytes)
 		s.places[i] = (*[maxPlaces]place)(unsafe.Pointer(unsafe.SliceData(next(int(unsafe.Sizeof([maxPlaces]place{}))))))
 	}
 	s.rings = make([]ring, world)
