@@ -36,6 +36,28 @@ func (h *hooked) Mark(op collective.Op) {
 	}
 }
 
+// hook gives tr with before called at every use: see hooked, and with each operation in shared memory.
+func hook(tr collective.Transport, before func(call int64)) collective.Transport {
+	h := &hooked{Transport: tr, before: before}
+	if s, ok := tr.(collective.Sharer); ok {
+		return &hookedSharer{h, s.Shared()}
+	}
+	return h
+}
+
+// hookedSharer is hooked for a transport whose ranks share memory.
+type hookedSharer struct {
+	*hooked
+	memory collective.SharedMemory
+}
+
+func (h *hookedSharer) Shared() collective.SharedMemory { return h }
+
+func (h *hookedSharer) Do(op collective.Op, c *collective.Call) (bool, error) {
+	h.before(h.calls.Add(1) - 1)
+	return h.memory.Do(op, c)
+}
+
 // requirePeer checks that err blames rank.
 func requirePeer(t testing.TB, err error, rank int) {
 	t.Helper()
@@ -140,12 +162,12 @@ func strike(t *testing.T, mesh Mesh, world int, tuning collective.Tuning, call i
 	var c *cluster
 	inner := transports[1]
 	ready := make(chan struct{})
-	transports[1] = &hooked{Transport: inner, before: func(n int64) {
+	transports[1] = hook(inner, func(n int64) {
 		if n == call {
 			<-ready
 			blow(c.groups[1], inner, cancel)
 		}
-	}}
+	})
 	c = newCluster(t, transports, tuning)
 	close(ready)
 	defer c.close(t)

@@ -165,7 +165,7 @@ func testMisuse(t *testing.T, mesh Mesh) {
 		leakFree(t)
 		transports := mesh(t, 2)
 		inside := make(chan struct{})
-		transports[0] = &hooked{Transport: transports[0], before: func(int64) { close(inside) }}
+		transports[0] = hook(transports[0], func(int64) { close(inside) })
 		c := newCluster(t, transports, collective.Tuning{})
 		defer c.close(t)
 		first := make(chan error)

@@ -98,17 +98,17 @@ func (t *member) findAll() error {
 		ok := true
 		switch k.op.Kind {
 		case collective.OpAllReduce:
-			ok = t.find(&k.ins, r, l.in, k.in, 0, k.bytes) && t.find(&k.outs, r, l.out, k.out, 0, k.bytes)
+			ok = t.find(&k.ins, r, l.inPlace(), k.in, 0, k.bytes) && t.find(&k.outs, r, l.outPlace(), k.out, 0, k.bytes)
 		case collective.OpReduce:
-			ok = t.find(&k.ins, r, l.in, k.in, 0, k.bytes) && (r != k.root || t.find(&k.outs, r, l.out, k.out, 0, k.bytes))
+			ok = t.find(&k.ins, r, l.inPlace(), k.in, 0, k.bytes) && (r != k.root || t.find(&k.outs, r, l.outPlace(), k.out, 0, k.bytes))
 		case collective.OpReduceScatter, collective.OpAllToAll:
-			ok = t.find(&k.ins, r, l.in, k.in, t.id.Rank*k.bytes, k.bytes)
+			ok = t.find(&k.ins, r, l.inPlace(), k.in, t.id.Rank*k.bytes, k.bytes)
 		case collective.OpAllGather:
-			ok = t.find(&k.ins, r, l.in, k.in, 0, k.bytes)
+			ok = t.find(&k.ins, r, l.inPlace(), k.in, 0, k.bytes)
 		case collective.OpBroadcast:
-			ok = r != k.root || t.find(&k.outs, r, l.out, k.out, 0, k.bytes)
+			ok = r != k.root || t.find(&k.outs, r, l.outPlace(), k.out, 0, k.bytes)
 		case collective.OpReduceTree:
-			ok = t.find(&k.outs, r, l.out, k.out, 0, k.bytes)
+			ok = t.find(&k.outs, r, l.outPlace(), k.out, 0, k.bytes)
 			for i := range k.plan.counts[r] {
 				var own []byte
 				if r == t.id.Rank {

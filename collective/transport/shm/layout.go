@@ -37,7 +37,6 @@ const (
 type place struct {
 	offset uint64
 	buffer uint32
-	_      uint32
 }
 
 // flagStaged in a line says that peers cannot touch an array of this rank, and that its slot has the first block.
@@ -52,8 +51,14 @@ type line struct {
 	bytes    uint64
 	kind     uint32
 	flags    uint32
-	in, out  place
+	in, out  uint64 // offsets of places
+	buffers  [2]uint32
+	left     uint32 // atomic: not zero when the rank has given the group up
+	_        uint32
 }
+
+func (l *line) inPlace() place  { return place{l.in, l.buffers[0]} }
+func (l *line) outPlace() place { return place{l.out, l.buffers[1]} }
 
 func (l *line) op() collective.Op {
 	return collective.Op{Kind: collective.OpKind(l.kind), Seq: l.seq, Bytes: l.bytes, Shape: l.shape}

@@ -4,6 +4,7 @@ package shm
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/farandole-ml/farandole/collective"
 )
@@ -24,7 +25,7 @@ func (t *member) publish(op *collective.Op, flags uint32, in, out place) {
 	t.count++
 	l := t.own.line[t.count&1]
 	l.kind, l.seq, l.bytes, l.shape = uint32(op.Kind), op.Seq, op.Bytes, op.Shape
-	l.flags, l.in, l.out = flags, in, out
+	l.flags, l.in, l.out, l.buffers = flags, in.offset, out.offset, [2]uint32{in.buffer, out.buffer}
 	publishWord(&l.count, &l.sleepers, t.count)
 }
 
@@ -46,8 +47,24 @@ func (t *member) gather(op *collective.Op) error {
 		if got := l.op(); got != *op {
 			return t.fail(t.outOfStep(r, got))
 		}
+		if atomic.LoadUint32(&l.left) != 0 {
+			return t.fail(t.whyLeft(r))
+		}
 	}
 	return nil
+}
+
+// goodbyeIn is how long a rank that is known to have left may take to say why.
+const goodbyeIn = 50 * time.Millisecond
+
+// whyLeft is the departure of rank r, which has given the group up: by its goodbye, which is on its way.
+func (t *member) whyLeft(r int) error {
+	for start := time.Now(); time.Since(start) < goodbyeIn && !t.aborted(); time.Sleep(goodbyeIn / 100) {
+		if gone := t.peers[r].gone.Load(); gone != nil {
+			return gone
+		}
+	}
+	return t.blame(r, collective.ErrPeerLeft)
 }
 
 // meet is publish and gather.

@@ -158,6 +158,11 @@ func (t *member) Abort(cause error) {
 	close(t.over)
 	t.mu.Unlock()
 	t.alarm.Add(1)
+	if !errors.Is(cause, collective.ErrClosed) {
+		for _, l := range t.own.line {
+			atomic.StoreUint32(&l.left, 1)
+		}
+	}
 	t.arena.forget(t)
 	bye := farewell(cause)
 	for _, p := range t.peers {
