@@ -69,6 +69,16 @@ func (g *Group) choose(c *Call) (Algorithm, error) {
 	return a, nil
 }
 
+// Algorithm is what c would be run by now: its own, or what Auto comes to. For a c that cannot be run it is Auto.
+// A transport may decline Shared for some operations, which then run by the table's choice.
+func (g *Group) Algorithm(c *Call) Algorithm {
+	_, a, err := g.prepare(c)
+	if err != nil {
+		return Auto
+	}
+	return a
+}
+
 // byMessages is the table's choice.
 func (g *Group) byMessages(c *Call) Algorithm {
 	bytes := max(len(c.Out.Data), len(c.In.Data))
@@ -83,6 +93,12 @@ func (g *Group) byMessages(c *Call) Algorithm {
 
 // execute runs an operation that has been admitted.
 func (g *Group) execute(op Op, c *Call, a Algorithm) error {
+	if w := g.wire(c); c.Kind == OpReduceTree && w != c.Wire {
+		g.call = *c
+		g.call.Wire = w
+		c = &g.call
+		defer func() { g.call = Call{} }()
+	}
 	if a == Shared {
 		handled, err := g.shared.Do(op, c)
 		if err != nil {

@@ -45,7 +45,7 @@ type Sharer interface {
 
 // SharedMemory carries operations out in memory that all ranks of the group can touch.
 type SharedMemory interface {
-	// Do carries c out, which is valid, and op identifies it. Whether it is handled must depend on op, and on what is equal on all
+	// Do carries c out, which is valid but for its Partials and Ranges, has its Wire, and is identified by op. Whether it is handled must depend on op, and on what is equal on all
 	// ranks, alone; when it is not, the group runs it by messages. Transport.Abort ends it. c and its buffers are the
 	// caller's again after it has returned.
 	Do(op Op, c *Call) (handled bool, err error)

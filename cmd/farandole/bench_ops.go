@@ -1,45 +1,66 @@
 package main
 
 import (
-	"context"
 	"fmt"
+	"slices"
 
 	"github.com/farandole-ml/farandole/collective"
-	"github.com/farandole-ml/farandole/elastic"
 )
 
 // benchOp is an operation that `bench` measures.
 type benchOp struct {
 	name, short string
-	redop       string // as nccl-tests prints it; "none" when nothing is reduced
-	perRank     bool   // the size is that of all ranks' parts together
+	kind        collective.OpKind
+	reduces     bool
+	rooted      bool
+	inParts     bool // the input has a part for every rank; the size is that of all parts together
+	outParts    bool // the output has one of every rank
+	outOfPlace  bool // can be measured out of place
+	inPlace     bool // can be measured in place
 	factorText  string
 	factor      func(n float64) float64 // busbw/algbw for n ranks
-	prepare     func(g *collective.Group, t benchTask, size int64) (*benchRun, error)
 }
 
-// benchRun is one size of one operation on one rank.
-type benchRun struct {
-	fill  func(pass int) // sets the input
-	op    func(ctx context.Context) error
-	check func(pass int) int64 // counts wrong elements of the result
-}
+// The bus bandwidth is what a link of every rank must carry in the best algorithm, so that it compares with what the
+// hardware can move, whatever the operation and the number of ranks. docs/performance.md derives the factors.
+var (
+	factorOne   = func(float64) float64 { return 1 }
+	factorShare = func(n float64) float64 { return (n - 1) / n }
+	factorTwice = func(n float64) float64 { return 2 * (n - 1) / n }
+)
 
 var benchOps = []benchOp{
 	{
-		name: "all_reduce", short: "Sum an array over all ranks", redop: "sum",
-		factorText: "2(n-1)/n", factor: func(n float64) float64 { return 2 * (n - 1) / n },
-		prepare: prepareAllReduce,
+		name: "all_reduce", short: "Reduce an array over all ranks, and give all of them the result", kind: collective.OpAllReduce,
+		reduces: true, outOfPlace: true, inPlace: true, factorText: "2(n-1)/n", factor: factorTwice,
 	},
 	{
-		name: "all_gather", short: "Collect every rank's part on all ranks", redop: "none", perRank: true,
-		factorText: "(n-1)/n", factor: func(n float64) float64 { return (n - 1) / n },
-		prepare: prepareAllGather,
+		name: "reduce_scatter", short: "Reduce an array over all ranks, and give each a part of the result", kind: collective.OpReduceScatter,
+		reduces: true, inParts: true, outOfPlace: true, inPlace: true, factorText: "(n-1)/n", factor: factorShare,
 	},
 	{
-		name: "broadcast", short: "Send rank 0's array to all ranks", redop: "none",
-		factorText: "1", factor: func(float64) float64 { return 1 },
-		prepare: prepareBroadcast,
+		name: "all_gather", short: "Collect every rank's part on all ranks", kind: collective.OpAllGather,
+		outParts: true, outOfPlace: true, inPlace: true, factorText: "(n-1)/n", factor: factorShare,
+	},
+	{
+		name: "broadcast", short: "Send one rank's array to all ranks", kind: collective.OpBroadcast,
+		rooted: true, inPlace: true, factorText: "1", factor: factorOne,
+	},
+	{
+		name: "reduce", short: "Reduce an array over all ranks, and give one of them the result", kind: collective.OpReduce,
+		reduces: true, rooted: true, outOfPlace: true, inPlace: true, factorText: "1", factor: factorOne,
+	},
+	{
+		name: "all_to_all", short: "Send a part of every rank's array to each rank", kind: collective.OpAllToAll,
+		inParts: true, outParts: true, outOfPlace: true, inPlace: true, factorText: "(n-1)/n", factor: factorShare,
+	},
+	{
+		name: "sendrecv", short: "Send an array to the next rank while one comes from the rank before", kind: collective.OpSendRecv,
+		outOfPlace: true, factorText: "1", factor: factorOne,
+	},
+	{
+		name: "barrier", short: "Wait for all ranks: the latency of an empty operation", kind: collective.OpBarrier,
+		outOfPlace: true, factorText: "0", factor: func(float64) float64 { return 0 },
 	},
 }
 
@@ -52,114 +73,74 @@ func benchOpByName(name string) (benchOp, error) {
 	return benchOp{}, fmt.Errorf("no operation %q", name)
 }
 
-// zeroPass is a pass whose inputs are all zero.
-const zeroPass = 0
+// divided says whether a size is divided among the ranks.
+func (o benchOp) divided() bool { return o.inParts || o.outParts }
 
-// benchValue is element i of input part in a pass: a small integer, so that every sum is exact in any order and
-// a wrong element, a wrong part or a result of another pass shows.
-func benchValue(pass, part, i int) float32 {
-	if pass == zeroPass {
-		return 0
+// benchPlace says whether the result replaces the input.
+type benchPlace string
+
+const (
+	outOfPlace benchPlace = "out"
+	inPlace    benchPlace = "in"
+)
+
+// places are those of the wanted ones that the operation has.
+func (o benchOp) places(want string) (out []benchPlace) {
+	if o.outOfPlace && want != string(inPlace) {
+		out = append(out, outOfPlace)
 	}
-	return float32((i*7+part*13+pass*29)%61 - 30)
+	if o.inPlace && want != string(outOfPlace) {
+		out = append(out, inPlace)
+	}
+	return out
 }
 
-// prepareAllReduce makes one input for each tree node that the rank holds; with the ring, just one.
-func prepareAllReduce(g *collective.Group, t benchTask, size int64) (*benchRun, error) {
-	n := int(size / 4)
-	shards := t.Shards
-	if shards == 0 {
-		shards = g.World()
-	}
-	tree := t.Algorithm == "tree"
-	ranges := elastic.Assign(shards, g.World())
-	nodes := []elastic.Range{{First: g.Rank(), End: g.Rank() + 1}}
-	if tree {
-		nodes = elastic.Partials(ranges[g.Rank()], shards)
-	} else {
-		shards = g.World()
-	}
-	partials := make([]collective.Partial, len(nodes))
-	for i, node := range nodes {
-		partials[i] = collective.Partial{Node: node, Data: make([]float32, n)}
-	}
-	out := partials[0].Data
-	return &benchRun{
-		fill: func(pass int) {
-			for _, p := range partials {
-				for i := range p.Data {
-					p.Data[i] = benchSum(pass, p.Node.First, p.Node.End, i)
-				}
-			}
-		},
-		op: func(ctx context.Context) error {
-			if tree {
-				return g.ReduceTree(ctx, out, partials, ranges, shards)
-			}
-			return g.AllReduce(ctx, collective.Of(out), collective.Of(out), collective.Sum)
-		},
-		check: func(pass int) (wrong int64) {
-			for i, v := range out {
-				if v != benchSum(pass, 0, shards, i) {
-					wrong++
-				}
-			}
-			return wrong
-		},
-	}, nil
+// benchTree is the algorithm name that asks for sums in the order of the reduction tree.
+const benchTree = "tree"
+
+// benchCell is one measurement: one size of one operation in one place. It travels to the ranks as JSON.
+type benchCell struct {
+	Op        string
+	Place     benchPlace
+	Bytes     int64 // of the whole: all ranks' parts together where there are parts
+	Type      string
+	Redop     string // empty: the operation reduces nothing
+	Root      int
+	Algorithm string // of collective, or benchTree
+	Shards    int    // of benchTree; 0: as many as ranks
+	Private   bool   // ordinary memory, even where the transport has its own
+	Iters     int
+	Warmup    int
+	Check     bool
 }
 
-// benchSum is what parts [first, end) add up to.
-func benchSum(pass, first, end, i int) float32 {
-	var s float32
-	for part := first; part < end; part++ {
-		s += benchValue(pass, part, i)
+// count is nccl-tests' column: elements of one rank's part, or of the whole where there are no parts.
+func (c benchCell) count(op benchOp, size, ranks int) int64 {
+	n := c.Bytes / int64(size)
+	if op.divided() {
+		n /= int64(ranks)
+	}
+	return n
+}
+
+func (c benchCell) String() string {
+	s := fmt.Sprintf("%s of %s", c.Op, bytesText(c.Bytes))
+	if c.Place == inPlace {
+		s += " in place"
 	}
 	return s
 }
 
-func prepareAllGather(g *collective.Group, _ benchTask, size int64) (*benchRun, error) {
-	n := int(size/4) / g.World()
-	all := make([]float32, n*g.World())
-	mine := all[g.Rank()*n : (g.Rank()+1)*n]
-	return &benchRun{
-		fill: func(pass int) {
-			clear(all)
-			for i := range mine {
-				mine[i] = benchValue(pass, g.Rank(), i)
-			}
-		},
-		op: func(ctx context.Context) error { return g.AllGather(ctx, collective.Of(all), collective.Of(mine)) },
-		check: func(pass int) (wrong int64) {
-			for i, v := range all {
-				if v != benchValue(pass, i/n, i%n) {
-					wrong++
-				}
-			}
-			return wrong
-		},
-	}, nil
+// algorithmFits says whether an operation can be asked for by a.
+func (o benchOp) algorithmFits(a collective.Algorithm) bool {
+	return a == collective.Auto || slices.Contains(o.kind.Algorithms(), a)
 }
 
-func prepareBroadcast(g *collective.Group, _ benchTask, size int64) (*benchRun, error) {
-	b := make([]float32, size/4)
-	return &benchRun{
-		fill: func(pass int) {
-			clear(b)
-			if g.Rank() == 0 {
-				for i := range b {
-					b[i] = benchValue(pass, 0, i)
-				}
-			}
-		},
-		op: func(ctx context.Context) error { return g.Broadcast(ctx, collective.Of(b), 0) },
-		check: func(pass int) (wrong int64) {
-			for i, v := range b {
-				if v != benchValue(pass, 0, i) {
-					wrong++
-				}
-			}
-			return wrong
-		},
-	}, nil
+// algorithmNames are what --algorithm takes.
+func (o benchOp) algorithmNames() []string {
+	names := []string{collective.Auto.String()}
+	for _, a := range o.kind.Algorithms() {
+		names = append(names, a.String())
+	}
+	return names
 }

@@ -3,80 +3,146 @@ package main
 import (
 	"fmt"
 	"io"
-	"slices"
+	"strings"
+
+	"github.com/farandole-ml/farandole/collective"
 )
 
-// benchRow is one size of a benchmark: bytes, microseconds and GB/s (10⁹ bytes a second).
-type benchRow struct {
-	Size      int64   `json:"size"`
-	Count     int64   `json:"count"`
-	Type      string  `json:"type"`
-	Redop     string  `json:"redop"`
-	Algorithm string  `json:"algorithm"`
-	InPlace   bool    `json:"in_place"`
-	TimeUS    float64 `json:"time_us"`
-	AlgBW     float64 `json:"algbw"`
-	BusBW     float64 `json:"busbw"`
-	Wrong     int64   `json:"wrong"`
-}
-
-// benchReport is `bench OP -o json`.
-type benchReport struct {
-	Op         string     `json:"op"`
-	Ranks      int        `json:"ranks"`
-	Transport  string     `json:"transport"`
-	Shards     int        `json:"shards,omitempty"`
-	Iterations int        `json:"iterations"`
-	Warmup     int        `json:"warmup"`
-	AvgBusBW   float64    `json:"avg_busbw"`
-	Rows       []benchRow `json:"rows"`
-}
-
-// benchPrinter prints rows as they come, or all at the end.
+// benchPrinter prints rows as they come, or all at the end. A line of the table has both places of a size.
 type benchPrinter struct {
-	w      io.Writer
-	op     benchOp
-	opts   *benchOptions
-	report benchReport
+	w       io.Writer
+	op      benchOp
+	opts    *benchOptions
+	report  *benchReport
+	earlier *earlierRun // nil without --compare
+	line    [2]*benchRow
 }
 
-func newBenchPrinter(w io.Writer, op benchOp, o *benchOptions) *benchPrinter {
-	r := benchReport{Op: op.name, Ranks: o.ranks, Transport: "tcp", Iterations: o.iters, Warmup: o.warmup, Rows: []benchRow{}}
-	if o.algorithm == "tree" {
-		r.Shards = max(o.shards, o.ranks)
-	}
-	return &benchPrinter{w: w, op: op, opts: o, report: r}
+func newBenchPrinter(w io.Writer, op benchOp, o *benchOptions, e *earlierRun) *benchPrinter {
+	return &benchPrinter{w: w, op: op, opts: o, report: newBenchReport(op, o), earlier: e}
 }
 
 func (p *benchPrinter) head() {
 	switch p.opts.output {
 	case "csv":
-		fmt.Fprintln(p.w, "size,count,type,redop,algorithm,in_place,time_us,algbw,busbw,wrong")
+		ratio := ""
+		if p.earlier != nil {
+			ratio = ",ratio"
+		}
+		fmt.Fprintf(p.w, "size,count,type,redop,root,algorithm,in_place,time_us,algbw,busbw,wrong%s\n", ratio)
 	case "table":
-		how := ""
-		if p.opts.algorithm != "" {
-			how = ", " + p.opts.algorithm
-		}
-		if p.report.Shards > 0 {
-			how += fmt.Sprintf(" of %s", count(int64(p.report.Shards), "shard"))
-		}
-		fmt.Fprintf(p.w, "# %s over tcp on this host: %s%s, %d timed after %d warm-up iterations, in place\n",
-			p.op.name, count(int64(p.opts.ranks), "rank"), how, p.opts.iters, p.opts.warmup)
-		fmt.Fprintf(p.w, "#%11s %12s %8s %6s %11s %7s %7s %7s\n", "size", "count", "type", "redop", "time", "algbw", "busbw", "#wrong")
-		fmt.Fprintf(p.w, "#%11s %12s %8s %6s %11s %7s %7s\n", "(B)", "(elements)", "", "", "(us)", "(GB/s)", "(GB/s)")
+		p.tableHead()
 	}
 }
 
-// row adds the results of all ranks for one size.
-func (p *benchPrinter) row(rs []benchResult) {
-	r := benchRowOf(p.op, p.opts, rs)
+func (p *benchPrinter) tableHead() {
+	o, how := p.opts, ""
+	if o.algorithm != "" {
+		how = ", " + o.algorithm
+	}
+	if p.report.Shards > 0 {
+		how += " of " + count(int64(p.report.Shards), "shard")
+	}
+	if t, err := benchTransportByName(o.transport); err == nil && t.registers {
+		how += ", " + p.report.Buffers + " buffers"
+	}
+	where := "this host"
+	if o.coordinator != "" {
+		where = "the hosts of " + o.coordinator
+	}
+	fmt.Fprintf(p.w, "# %s over %s on %s: %s%s, medians of %s after %s\n", p.op.name, o.transport, where,
+		count(int64(o.ranks), "rank"), how, count(int64(o.iters), "sample"), count(int64(o.warmup), "warm-up operation"))
+	if p.earlier != nil {
+		fmt.Fprintf(p.w, "# ratio: the time in %s divided by the time now: above 1 is faster now\n", p.earlier.path)
+		for _, d := range p.earlier.differences {
+			fmt.Fprintf(p.w, "# the earlier run differs: %s\n", d)
+		}
+	}
+	// Two headings, as wide as the columns below.
+	width := len(p.placeHead())
+	centre := func(s string) string {
+		left := (width - len(s)) / 2
+		return strings.Repeat(" ", left) + s + strings.Repeat(" ", width-left-len(s))
+	}
+	fmt.Fprintf(p.w, "#%48s %s %s\n", "", centre("out-of-place"), strings.TrimRight(centre("in-place"), " "))
+	fmt.Fprintf(p.w, "#%11s %12s %8s %6s %6s %s %s  algorithm\n", "size", "count", "type", "redop", "root", p.placeHead(), p.placeHead())
+	units := fmt.Sprintf("%11s %7s %7s %7s", "(us)", "(GB/s)", "(GB/s)", "")
+	if p.earlier != nil {
+		units += strings.Repeat(" ", 8)
+	}
+	fmt.Fprintf(p.w, "#%11s %12s %8s %6s %6s %s %s\n", "(B)", "(elements)", "", "", "", units, strings.TrimRight(units, " "))
+}
+
+func (p *benchPrinter) placeHead() string {
+	h := fmt.Sprintf("%11s %7s %7s %7s", "time", "algbw", "busbw", "#wrong")
+	if p.earlier != nil {
+		h += fmt.Sprintf(" %7s", "ratio")
+	}
+	return h
+}
+
+// row adds a row; last says that the size's other place was there or does not come.
+func (p *benchPrinter) row(r benchRow, last bool) {
+	if p.earlier != nil {
+		r.Ratio = p.earlier.ratio(r)
+	}
 	p.report.Rows = append(p.report.Rows, r)
 	switch p.opts.output {
 	case "csv":
-		fmt.Fprintf(p.w, "%d,%d,%s,%s,%s,%v,%.3f,%.4f,%.4f,%d\n", r.Size, r.Count, r.Type, r.Redop, r.Algorithm, r.InPlace, r.TimeUS, r.AlgBW, r.BusBW, r.Wrong)
+		p.csvRow(r)
 	case "table":
-		fmt.Fprintf(p.w, "%12d %12d %8s %6s %11s %7.2f %7.2f %7d\n", r.Size, r.Count, r.Type, r.Redop, microsText(r.TimeUS), r.AlgBW, r.BusBW, r.Wrong)
+		i := 0
+		if r.InPlace {
+			i = 1
+		}
+		p.line[i] = &r
+		if last {
+			p.tableLine(r)
+			p.line = [2]*benchRow{}
+		}
 	}
+}
+
+func (p *benchPrinter) csvRow(r benchRow) {
+	wrong, ratio := "", ""
+	if r.Wrong != nil {
+		wrong = fmt.Sprint(*r.Wrong)
+	}
+	if p.earlier != nil {
+		ratio = ","
+		if r.Ratio != nil {
+			ratio = fmt.Sprintf(",%.4f", *r.Ratio)
+		}
+	}
+	fmt.Fprintf(p.w, "%d,%d,%s,%s,%d,%s,%v,%.3f,%.4f,%.4f,%s%s\n",
+		r.Size, r.Count, r.Type, r.Redop, r.Root, r.Algorithm, r.InPlace, r.TimeUS, r.AlgBW, r.BusBW, wrong, ratio)
+}
+
+func (p *benchPrinter) tableLine(r benchRow) {
+	line := fmt.Sprintf("%12d %12d %8s %6s %6d", r.Size, r.Count, r.Type, r.Redop, r.Root)
+	for _, r := range p.line {
+		line += " " + p.placeText(r)
+	}
+	fmt.Fprintln(p.w, line+"  "+r.Algorithm)
+}
+
+// placeText is one place's columns; a place that was not measured is not available.
+func (p *benchPrinter) placeText(r *benchRow) string {
+	time, alg, bus, wrong, ratio := "N/A", "N/A", "N/A", "N/A", "N/A"
+	if r != nil {
+		time, alg, bus = microsText(r.TimeUS), fmt.Sprintf("%.2f", r.AlgBW), fmt.Sprintf("%.2f", r.BusBW)
+		if r.Wrong != nil {
+			wrong = fmt.Sprint(*r.Wrong)
+		}
+		if r.Ratio != nil {
+			ratio = fmt.Sprintf("%.2f", *r.Ratio)
+		}
+	}
+	s := fmt.Sprintf("%11s %7s %7s %7s", time, alg, bus, wrong)
+	if p.earlier != nil {
+		s += fmt.Sprintf(" %7s", ratio)
+	}
+	return s
 }
 
 func microsText(us float64) string {
@@ -86,63 +152,37 @@ func microsText(us float64) string {
 	return fmt.Sprintf("%.0f", us)
 }
 
-// benchRowOf is the slowest rank of each iteration, the median over iterations, and what follows from it.
-func benchRowOf(op benchOp, o *benchOptions, rs []benchResult) benchRow {
-	slowest := slices.Clone(rs[0].Nanos)
-	var wrong int64
-	for _, r := range rs {
-		wrong += r.Wrong
-		for i, ns := range r.Nanos {
-			slowest[i] = max(slowest[i], ns)
-		}
-	}
-	size := rs[0].Size
-	row := benchRow{Size: size, Count: size / 4, Type: "float", Redop: op.redop, Algorithm: o.algorithm, InPlace: true, Wrong: wrong}
-	if row.Algorithm == "" {
-		row.Algorithm = "default"
-	}
-	if op.perRank {
-		row.Count /= int64(o.ranks) // of each rank, as nccl-tests counts
-	}
-	row.TimeUS = median(slowest) / 1e3
-	if row.TimeUS > 0 {
-		row.AlgBW = float64(size) / row.TimeUS / 1e3
-		row.BusBW = row.AlgBW * op.factor(float64(o.ranks))
-	}
-	return row
-}
-
-func median(ns []int64) float64 {
-	s := slices.Sorted(slices.Values(ns))
-	if len(s) == 0 {
-		return 0
-	}
-	m := len(s) / 2
-	if len(s)%2 == 1 {
-		return float64(s[m])
-	}
-	return float64(s[m-1]+s[m]) / 2
-}
-
-// foot prints the average bus bandwidth. A wrong element fails the benchmark.
+// foot prints the averages. A wrong element fails the benchmark.
 func (p *benchPrinter) foot() error {
-	var sum float64
-	var wrong int64
-	for _, r := range p.report.Rows {
-		sum += r.BusBW
-		wrong += r.Wrong
-	}
-	p.report.AvgBusBW = sum / float64(max(1, len(p.report.Rows)))
+	p.report.finish()
 	switch p.opts.output {
 	case "json":
 		if err := writeJSON(p.w, p.report); err != nil {
 			return err
 		}
 	case "table":
-		fmt.Fprintf(p.w, "# average bus bandwidth: %.4f GB/s\n", p.report.AvgBusBW)
+		p.tableFoot()
 	}
-	if wrong > 0 {
-		return failf("bench %s: %s: do not trust this build or this machine", p.op.name, count(wrong, "wrong element"))
+	if n := p.report.wrong(); n > 0 {
+		return failf("bench %s: %s: do not trust this build or this machine", p.op.name, count(n, "wrong element"))
 	}
 	return nil
+}
+
+func (p *benchPrinter) tableFoot() {
+	if !p.opts.check {
+		fmt.Fprintln(p.w, "# nothing was checked: --check=false")
+	}
+	if p.earlier != nil {
+		for _, m := range p.earlier.missing(p.report) {
+			fmt.Fprintf(p.w, "# not compared: %s\n", m)
+		}
+		if p.report.MeanRatio > 0 {
+			fmt.Fprintf(p.w, "# geometric mean of the ratios: %.3f\n", p.report.MeanRatio)
+		}
+	}
+	if p.op.kind == collective.OpBarrier {
+		return // which has latency alone
+	}
+	fmt.Fprintf(p.w, "# average bus bandwidth: %.4f GB/s\n", p.report.AvgBusBW)
 }

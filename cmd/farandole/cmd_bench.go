@@ -1,148 +1,148 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"strconv"
-	"strings"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
 
-// benchOptions are the flags of `bench OP`; their short forms are those of nccl-tests.
-type benchOptions struct {
-	ranks         int
-	minText       string
-	maxText       string
-	factor        int
-	iters, warmup int
-	algorithm     string
-	shards        int
-	checksum      bool
-	output        string
-}
-
-// Limits of a benchmark.
-const (
-	maxBenchRanks = 256
-	maxBenchBytes = 8 << 30
-	maxBenchIters = 1_000_000
-)
-
 func newBenchCommand() *cobra.Command {
+	o := newBenchOptions()
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure collectives, matrix products and training steps",
-		Args:  unknownCommand,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Long: `Bench measures what the name behind it says. With --tune and no name it measures every algorithm of every
+collective operation, and writes a table of the fastest, for --table.`,
+		Example: `  farandole bench all_reduce -n 4 --transport tcp -b 1K -e 64M
+  farandole bench --tune -n 4 --transport tcp -o table.json`,
+		Args: unknownCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !o.tune {
+				return cmd.Help()
+			}
+			return runBenchTune(cmd, benchOps, o)
+		},
 	}
+	o.addFlags(cmd.Flags())
+	o.addSizeFlags(cmd.Flags())
+	o.addTuneFlag(cmd.Flags())
 	for _, op := range benchOps {
 		cmd.AddCommand(newBenchOpCommand(op))
 	}
-	cmd.AddCommand(newBenchStepCommand(), newBenchGEMMCommand(), newBenchRankCommand(), newBenchTrainerCommand())
+	cmd.AddCommand(newBenchStepCommand(), newBenchGEMMCommand(), newBenchRankCommand(), newBenchWorkerCommand(), newBenchTrainerCommand())
 	return cmd
 }
 
 func newBenchOpCommand(op benchOp) *cobra.Command {
-	o := &benchOptions{}
+	o := newBenchOptions()
 	cmd := &cobra.Command{
 		Use:   op.name,
 		Short: op.short,
-		Long: op.short + `, between processes on this host over TCP on the loopback interface.
+		Long: op.short + `, between processes on this host, or with --coordinator on the hosts of its agents.
 
 The columns are those of nccl-tests: algbw is size/time; busbw is algbw times ` + op.factorText + `, which does not depend
-on the number of ranks and compares with what the hardware can move. Time is the median over iterations of the
-slowest rank. Every size is checked against the known result before and after it is timed; #wrong counts elements.`,
-		Example: "  farandole bench " + op.name + " -n 4 -b 1K -e 64M -f 4",
-		Args:    exactArgs(),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return runBench(cmd, op, o) },
+on the number of ranks and compares with what the hardware can move. Time is the median over samples of the slowest
+rank, for one operation; a sample begins when all ranks are ready. Every result is compared with the exact one before
+and after it is timed; #wrong counts elements.`,
+		Example: "  farandole bench " + op.name + " -n 4 -b 1K -e 64M -f 4 --save runs\n" +
+			"  farandole bench " + op.name + " -n 4 -b 1K -e 64M -f 4 --compare runs --plot busbw.png",
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.tune {
+				return runBenchTune(cmd, []benchOp{op}, o)
+			}
+			return runBench(cmd, op, o)
+		},
 	}
-	f := cmd.Flags()
-	f.IntVarP(&o.ranks, "ranks", "n", 2, "processes")
-	f.StringVarP(&o.minText, "minbytes", "b", "1K", "smallest `size`, in bytes or with K, M, G (powers of 1024)")
-	f.StringVarP(&o.maxText, "maxbytes", "e", "256M", "largest `size`")
-	f.IntVarP(&o.factor, "stepfactor", "f", 4, "each size is the one before times this")
-	f.IntVar(&o.iters, "iters", 20, "timed iterations of each size")
-	f.IntVar(&o.warmup, "warmup", 5, "iterations before them")
-	if op.name == "all_reduce" {
-		f.StringVar(&o.algorithm, "algorithm", "ring", "ring, or tree: summed in the order of the reduction tree")
-		f.IntVar(&o.shards, "shards", 0, "logical shards of the tree (0: as many as ranks)")
-	}
-	f.BoolVar(&o.checksum, "checksum", false, "protect messages by a CRC-32C, as training jobs may")
-	f.StringVarP(&o.output, "output", "o", "table", "table, csv or json")
+	o.addFlags(cmd.Flags())
+	o.addOpFlags(op, cmd.Flags())
 	return cmd
 }
 
-// sizes checks the options and gives the sizes to measure.
-func (o *benchOptions) sizes(op benchOp) ([]int64, error) {
-	low, err := parseSize(o.minText)
+// runBench measures one operation and prints, keeps and draws the result.
+func runBench(cmd *cobra.Command, op benchOp, o *benchOptions) error {
+	if err := o.validate(op); err != nil {
+		return err
+	}
+	cells, err := o.cells(op)
 	if err != nil {
-		return nil, usagef("-b %w", err)
+		return err
 	}
-	high, err := parseSize(o.maxText)
+	task, err := o.task(cells)
 	if err != nil {
-		return nil, usagef("-e %w", err)
+		return err
 	}
-	unit := int64(4)
-	if op.perRank {
-		unit *= int64(o.ranks)
+	earlier, err := loadEarlier(op, o)
+	if err != nil {
+		return err
 	}
-	switch {
-	case o.ranks < 1 || o.ranks > maxBenchRanks:
-		return nil, usagef("-n wants 1 to %d ranks, not %d", maxBenchRanks, o.ranks)
-	case low > high:
-		return nil, usagef("-b %s is larger than -e %s", o.minText, o.maxText)
-	case low < 4:
-		return nil, usagef("-b wants 4 bytes or more: one float32")
-	case high > maxBenchBytes:
-		return nil, usagef("-e wants at most 8G, not %s", o.maxText)
-	case o.factor < 2 && low != high:
-		return nil, usagef("-f wants a factor of 2 or more, not %d", o.factor)
-	case o.iters < 1 || o.iters > maxBenchIters:
-		return nil, usagef("--iters wants 1 to %d, not %d", maxBenchIters, o.iters)
-	case o.warmup < 0 || o.warmup > maxBenchIters:
-		return nil, usagef("--warmup wants 0 to %d, not %d", maxBenchIters, o.warmup)
-	case o.algorithm == "tree" && o.shards != 0 && o.shards < o.ranks:
-		return nil, usagef("--shards %d is fewer than the %d ranks: every rank needs one", o.shards, o.ranks)
-	case o.algorithm == "ring" && o.shards != 0:
-		return nil, usagef("--shards belongs to --algorithm tree")
-	case o.shards < 0 || o.shards > 1<<16:
-		return nil, usagef("--shards wants a number up to 65536, not %d", o.shards)
+	p := newBenchPrinter(cmd.OutOrStdout(), op, o, earlier)
+	p.head()
+	err = o.measure(cmd, task, func(t benchTiming) error {
+		c := cells[t.Cell]
+		last := t.Cell+1 == len(cells) || cells[t.Cell+1].Bytes != c.Bytes
+		p.row(newBenchRow(op, o.ranks, c, t), last)
+		return nil
+	})
+	if err != nil {
+		return benchError("bench "+op.name, err)
 	}
-	if op.name == "all_reduce" {
-		if err := oneOf("--algorithm", o.algorithm, "ring", "tree"); err != nil {
-			return nil, err
+	if err := p.foot(); err != nil {
+		return err
+	}
+	if o.save != "" {
+		if err := saveReport(o.save, o.fileName(op), p.report); err != nil {
+			return err
 		}
 	}
-	if err := oneOf("-o", o.output, "table", "csv", "json"); err != nil {
-		return nil, err
+	if o.plot != "" {
+		return plotReport(o.plot, p.report, earlier)
 	}
-	var sizes []int64
-	for n := low; n <= high; n *= int64(o.factor) {
-		if whole := n / unit * unit; whole > 0 {
-			sizes = append(sizes, whole)
-		}
-		if o.factor < 2 {
-			break
-		}
-	}
-	if len(sizes) == 0 {
-		return nil, usagef("-e %s is less than one float32 for each rank", o.maxText)
-	}
-	return sizes, nil
+	return nil
 }
 
-// parseSize reads 512, 64K, 1M, 2G, and the same with a B or iB behind.
-func parseSize(s string) (int64, error) {
-	text := strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(strings.TrimSpace(s)), "B"), "I")
-	mult := int64(1)
-	if n := len(text); n > 0 {
-		if i := strings.IndexByte("KMG", text[n-1]); i >= 0 {
-			mult, text = int64(1)<<(10*(i+1)), text[:n-1]
+// benchError adds what was measured to an error that has no exit code of its own.
+func benchError(what string, err error) error {
+	var x *exitError
+	if errors.As(err, &x) {
+		return err
+	}
+	return failf("%s: %w", what, err)
+}
+
+// task is what the ranks are to do.
+func (o *benchOptions) task(cells []benchCell) (*benchTask, error) {
+	table, err := o.readTable()
+	if err != nil {
+		return nil, err
+	}
+	return &benchTask{Ranks: o.ranks, Transport: o.transport, Checksum: o.checksum, Table: table, Cells: cells}, nil
+}
+
+// measure runs the ranks where the options say and hands on each cell's timing, in order. An interrupt ends them all.
+func (o *benchOptions) measure(cmd *cobra.Command, task *benchTask, each func(benchTiming) error) error {
+	t, err := benchTransportByName(o.transport)
+	if err != nil {
+		return usagef("--transport %w", err)
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	switch {
+	case o.coordinator != "":
+		warn := func(format string, args ...any) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "farandole: "+format+"\n", args...)
 		}
+		err = benchByJob(ctx, o.coordinator, o.program, task, warn, each)
+	case t.here:
+		err = benchInProcess(ctx, task, each)
+	default:
+		err = benchLocally(ctx, task, each)
 	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 0 || n > (1<<62)/mult {
-		return 0, fmt.Errorf("wants a size such as 512, 64K or 256M, not %q", s)
+	if ctx.Err() != nil {
+		return &exitError{exitInterrupted, errors.New("interrupted")}
 	}
-	return n * mult, nil
+	return err
 }

@@ -246,25 +246,6 @@ func sweepTest() int {
 	return 0
 }
 
-func TestBenchProcesses(t *testing.T) {
-	for _, args := range [][]string{
-		{"bench", "all_reduce", "-n", "3", "-b", "8", "-e", "64K", "-f", "64", "--iters", "3", "-o", "json"},
-		{"bench", "all_reduce", "-n", "3", "-b", "8", "-e", "64K", "-f", "64", "--iters", "3", "-o", "json", "--algorithm", "tree", "--shards", "8", "--checksum"},
-		{"bench", "all_gather", "-n", "2", "-b", "64", "-e", "64", "--iters", "3", "-o", "json"},
-		{"bench", "broadcast", "-n", "2", "-b", "64", "-e", "64", "--iters", "3", "-o", "json"},
-	} {
-		c := startCommand(t, args...)
-		require.Equal(t, 0, c.wait(t), c.out)
-		var rep benchReport
-		require.NoError(t, json.Unmarshal([]byte(c.out.String()), &rep), c.out)
-		require.NotEmpty(t, rep.Rows)
-		for _, r := range rep.Rows {
-			require.Zero(t, r.Wrong)
-			require.Positive(t, r.TimeUS)
-		}
-	}
-}
-
 func TestDoctorProcess(t *testing.T) {
 	c := startCommand(t, "doctor", "-o", "json")
 	c.wait(t)

@@ -20,6 +20,7 @@ type Mesh func(t testing.TB, world int) []collective.Transport
 // Run runs the suite.
 func Run(t *testing.T, mesh Mesh) {
 	t.Run("operations", func(t *testing.T) { testOperations(t, mesh) })
+	t.Run("calls", func(t *testing.T) { testCalls(t, mesh) })
 	t.Run("point to point", func(t *testing.T) { testPointToPoint(t, mesh) })
 	t.Run("barrier", func(t *testing.T) { testBarrier(t, mesh) })
 	t.Run("tree order", func(t *testing.T) { testTreeOrder(t, mesh) })

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/transport"
+	"github.com/farandole-ml/farandole/collective/transport/tcp"
+	"github.com/farandole-ml/farandole/collective/transport/uds"
+)
+
+// benchTransport is a way for ranks to reach one another.
+type benchTransport struct {
+	name      string
+	registers bool // it gives memory that it reduces in place
+	checksums bool
+	here      bool // all ranks are goroutines of one process
+	oneHost   bool // it reaches ranks on the same host alone
+	listen    func(at benchSocket) (benchListener, error)
+}
+
+// benchSocket is where a rank listens.
+type benchSocket struct {
+	ip       string
+	checksum bool
+}
+
+// benchListener is what all transports' listeners have.
+type benchListener interface {
+	Addr() string
+	Connect(ctx context.Context, id transport.ID, addrs []string) (collective.Transport, error)
+	Close() error
+}
+
+// benchTransports are those of this build.
+var benchTransports = []benchTransport{
+	{name: "inproc", here: true},
+	{name: "uds", checksums: true, oneHost: true, listen: func(at benchSocket) (benchListener, error) {
+		return uds.Listen("", uds.Config{Checksum: at.checksum, Logger: discardLog()})
+	}},
+	{name: "tcp", checksums: true, listen: func(at benchSocket) (benchListener, error) {
+		return tcp.Listen(at.ip+":0", tcp.Config{Liveness: benchIdle, Checksum: at.checksum, Logger: discardLog()})
+	}},
+}
+
+func benchTransportByName(name string) (benchTransport, error) {
+	for _, t := range benchTransports {
+		if t.name == name {
+			return t, nil
+		}
+	}
+	return benchTransport{}, fmt.Errorf("wants %s, not %q", orList(benchTransportNames()), name)
+}
+
+func benchTransportNames() (names []string) {
+	for _, t := range benchTransports {
+		names = append(names, t.name)
+	}
+	return names
+}
+
+// orList is "a, b or c".
+func orList(names []string) string {
+	if len(names) < 2 {
+		return strings.Join(names, "")
+	}
+	return strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
+}
+
+// dtypeNames are the element types.
+func dtypeNames() (names []string) {
+	for _, t := range []collective.DType{collective.Float32, collective.Float64, collective.BFloat16, collective.Float16,
+		collective.Int32, collective.Int64, collective.Uint8} {
+		names = append(names, t.String())
+	}
+	return names
+}
