@@ -91,7 +91,7 @@ func hashWorthwhile(g *generation) bool {
 
 func (s *Session) planHash() uint64 {
 	h := xxh3.New()
-	_, _ = fmt.Fprintf(h, "%+v\n%s %s %s\n", s.plan, s.cfg.Reduce, s.cfg.Wire, s.cfg.NaN)
+	_, _ = fmt.Fprintf(h, "%+v\n%s %s %s %d\n", s.plan, s.cfg.Reduce, s.cfg.Wire, s.cfg.NaN, s.bucketLen())
 	for _, t := range s.tensors {
 		_, _ = fmt.Fprintf(h, "%q %v\n", t.Name, t.Shape)
 	}

@@ -24,6 +24,12 @@ const (
 	ReduceRing = "ring" // fewest bytes; deterministic for a fixed roster
 )
 
+// What gradients travel as between workers.
+const (
+	WireF32  = "f32"
+	WireBF16 = "bf16" // half the bytes; every node of the reduction tree is rounded, so the bits stay the same for any world size
+)
+
 // Config says which job a Session belongs to. The zero value trains alone.
 type Config struct {
 	Coordinator string           // host:port; empty means alone
@@ -43,8 +49,14 @@ type Config struct {
 	CheckpointDir   string // empty means no checkpoints
 	CheckpointEvery int64  // steps between checkpoints; zero means only one, at the end
 
-	Reduce  string // ReduceTree or ReduceRing; empty means tree
-	Wire    string // what gradients travel as: only "f32"; empty means f32
+	Reduce string // ReduceTree or ReduceRing; empty means tree
+	Wire   string // WireF32 or WireBF16; empty means f32
+
+	// BucketBytes is about how much of a gradient is reduced by one operation in a program whose Plan says Overlap. Smaller begins
+	// sooner, larger has fewer operations. Zero means a quarter of the gradient, but at least 256 KiB and at most 8 MiB.
+	// All workers must use the same.
+	BucketBytes int
+
 	Threads int    // to compute with; zero means this worker's part of the host's
 	Device  string // for the program: auto, cpu, cuda; empty means auto
 	NaN     string // NaNStop or NaNSkip; empty means stop
@@ -143,7 +155,7 @@ func (c Config) withDefaults() Config {
 	}
 	set(&c.Listen, "127.0.0.1:0")
 	set(&c.Reduce, ReduceTree)
-	set(&c.Wire, "f32")
+	set(&c.Wire, WireF32)
 	set(&c.NaN, NaNStop)
 	set(&c.Device, "auto")
 	if c.Liveness <= 0 {
@@ -168,8 +180,10 @@ func (c Config) validate() error {
 		return bad("FARANDOLE_COORDINATOR is set but FARANDOLE_JOB is not: start the program by farandole run, or unset both to train alone")
 	case c.Reduce != ReduceTree && c.Reduce != ReduceRing:
 		return bad("reduce %q is not known: use tree or ring", c.Reduce)
-	case c.Wire != "f32":
-		return bad("wire %q is not supported by this version: gradients travel as f32", c.Wire)
+	case c.Wire != WireF32 && c.Wire != WireBF16:
+		return bad("wire %q is not known: use f32 or bf16", c.Wire)
+	case c.Wire == WireBF16 && c.Reduce != ReduceTree:
+		return bad("wire bf16 works with reduce tree alone: every node of the tree is rounded, whoever adds it")
 	case c.NaN != NaNStop && c.NaN != NaNSkip:
 		return bad("NaN policy %q is not known: use stop or skip", c.NaN)
 	case c.CheckpointEvery < 0:

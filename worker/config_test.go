@@ -30,7 +30,7 @@ func TestConfigFromEnv(t *testing.T) {
 
 func TestConfigRefuses(t *testing.T) {
 	for _, c := range []struct{ name, value, text string }{
-		{"FARANDOLE_WIRE", "bf16", "wire"},
+		{"FARANDOLE_WIRE", "fp8", "wire"},
 		{"FARANDOLE_REDUCE", "star", "reduce"},
 		{"FARANDOLE_NAN", "ignore", "NaN"},
 		{"FARANDOLE_LIVENESS", "soon", "duration"},
@@ -48,6 +48,16 @@ func TestConfigRefuses(t *testing.T) {
 			require.Equal(t, 2, ExitCode(err))
 		})
 	}
+}
+
+func TestRoundedWireNeedsTheTree(t *testing.T) {
+	t.Setenv("FARANDOLE_WIRE", "bf16")
+	_, err := ConfigFromEnv()
+	require.NoError(t, err)
+	t.Setenv("FARANDOLE_REDUCE", "ring")
+	_, err = ConfigFromEnv()
+	require.ErrorContains(t, err, "tree")
+	require.Equal(t, 2, ExitCode(err))
 }
 
 func TestParseFault(t *testing.T) {

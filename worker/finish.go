@@ -27,7 +27,8 @@ func (s *Session) start() error {
 		err = s.openCheckpoints()
 	}
 	if err == nil {
-		s.vec.lay(s.params)
+		s.vec.round = s.cfg.Wire == WireBF16
+		s.vec.lay(s.params, s.bucketLen())
 		s.pos.edit(func(f *elastic.Fence) { f.HoldsState = true })
 	}
 	if s.cfg.Coordinator == "" {

@@ -15,6 +15,7 @@ import (
 func (s *Session) reduce(c *step) error {
 	a := c.sum
 	defer a.release()
+	defer func() { _ = c.await() }() // nothing refers to the buffers any more
 	if !a.complete() {
 		panic(fmt.Sprintf("worker: AllReduce of step %d before shard %d was added", c.number, a.next()))
 	}
@@ -25,8 +26,11 @@ func (s *Session) reduce(c *step) error {
 	if s.preempt.Load() {
 		a.slots[0][s.vec.grads+1] = 1
 	}
-	if g := c.gen; g.group != nil {
-		if err := s.communicate(g, a); err != nil {
+	if c.gen.group != nil {
+		for c.started < len(s.vec.buckets) {
+			s.startBucket(c)
+		}
+		if err := c.await(); err != nil {
 			return err
 		}
 		s.counters.bytes.Add(int64(4 * s.vec.len()))
@@ -36,18 +40,75 @@ func (s *Session) reduce(c *step) error {
 	return nil
 }
 
-// communicate leaves the sum over all ranks in the first slot.
-func (s *Session) communicate(g *generation, a *accumulation) error {
-	if s.cfg.Reduce == ReduceRing {
-		sum := collective.Of(a.slots[0])
-		return g.group.AllReduce(g.ctx, sum, sum, collective.Sum)
+// Ready says, while Gradients computes a shard, that the gradients of parameter number first and of all those registered
+// after it are final: Gradients will not touch them again for this shard. In a program whose Plan says Overlap, their
+// reduction over the workers begins now if this is the worker's last shard of the step, while backward goes on with the rest.
+// Parameters are numbered from 0 in the order of Param. Calling it is never needed and never wrong if it is true.
+func (s *Session) Ready(first int) {
+	c := s.cur
+	if !s.plan.Overlap || c == nil || c.sum == nil || c.gen.group == nil || !c.sum.last() || c.gen.ctx.Err() != nil {
+		return
 	}
-	nodes := elastic.Partials(a.r, s.plan.Shards)
-	partials := make([]collective.Partial, len(nodes))
-	for i, n := range nodes {
-		partials[i] = collective.Partial{Node: n, Data: a.slots[i]}
+	if first < 0 || first >= len(s.params) {
+		panic(fmt.Sprintf("worker: Ready(%d) with %d parameters", first, len(s.params)))
 	}
-	return g.group.ReduceTree(g.ctx, a.slots[0], partials, g.view.Ranges, s.plan.Shards)
+	// The last bucket has the loss.
+	for c.started < len(s.vec.buckets)-1 && s.vec.buckets[c.started].hi <= s.vec.ends[first] {
+		c.sum.put(s.params, s.vec.buckets[c.started].hi)
+		s.startBucket(c)
+	}
+}
+
+// Bounds of a bucket that Config does not say, in bytes.
+const (
+	minBucket = 256 << 10
+	maxBucket = 8 << 20
+)
+
+// bucketLen is the elements of a bucket, or 0 when all is reduced at once.
+func (s *Session) bucketLen() int {
+	if !s.plan.Overlap {
+		return 0
+	}
+	n := s.cfg.BucketBytes
+	if n <= 0 {
+		for _, p := range s.params {
+			n += len(p.grad) // a quarter, in bytes
+		}
+		n = min(max(n, minBucket), maxBucket)
+	}
+	return max(n/4, 1)
+}
+
+// startBucket begins the reduction of the step's next bucket, whose sum over all ranks comes into the first slot.
+func (s *Session) startBucket(c *step) {
+	g, a, b := c.gen, c.sum, s.vec.buckets[c.started]
+	c.started++
+	part := func(x []float32) []float32 { return x[b.lo:b.hi] }
+	out := collective.Of(part(a.slots[0]))
+	call := collective.Call{Kind: collective.OpAllReduce, Out: out, In: out}
+	if s.cfg.Reduce == ReduceTree {
+		call = collective.Call{Kind: collective.OpReduceTree, Out: out, Ranges: g.view.Ranges, Shards: s.plan.Shards}
+		if s.vec.round && !b.exact {
+			call.Wire = collective.WireBF16
+		}
+		for i, n := range elastic.Partials(a.r, s.plan.Shards) {
+			call.Partials = append(call.Partials, collective.Partial{Node: n, Data: part(a.slots[i])})
+		}
+	}
+	c.handles = append(c.handles, g.group.Start(g.ctx, call))
+}
+
+// await waits for all reductions of the step that began, and gives the first error.
+func (c *step) await() error {
+	var err error
+	for _, h := range c.handles {
+		if e := h.Wait(); err == nil {
+			err = e
+		}
+	}
+	c.handles = nil
+	return err
 }
 
 // originLen is what ranks tell each other of where a NaN came from: shard and tensor, four bytes each.

@@ -78,7 +78,9 @@ type step struct {
 	gen     *generation
 	lag     bool          // the reduced gradient came from another rank
 	sum     *accumulation // nil for lag
-	reduced bool          // the sum is there: the position is busy until Commit
+	started int           // buckets whose reduction has begun
+	handles []*collective.Handle
+	reduced bool // the sum is there: the position is busy until Commit
 }
 
 // Join makes a session of cfg, for as long as ctx lives. It checks cfg and starts nothing: register with Plan, Param
@@ -214,6 +216,12 @@ func (s *Session) drop() {
 	}
 	c := s.cur
 	s.cur = nil
+	if len(c.handles) > 0 { // the others wait for the rest of them
+		if err := s.mend(c.gen, fmt.Errorf("step %d was dropped while it was reduced", c.number)); err != nil {
+			s.fail(err)
+		}
+		_ = c.await()
+	}
 	if c.sum != nil {
 		c.sum.release()
 	}

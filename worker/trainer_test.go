@@ -36,6 +36,11 @@ type linear struct {
 	program       string
 	start         chan struct{} // no gradient before it is closed; nil: at once
 	err           error
+
+	parts   int // w is registered as so many parameters; 0: one
+	overlap bool
+	middle  func(ctx context.Context, s elastic.Shard) error // called between two Readys
+	session *Session
 }
 
 func newLinear(steps, shards int) *linear {
@@ -53,8 +58,15 @@ func (l *linear) Setup(_ context.Context, s *Session) error {
 	if l.setup != nil {
 		l.setup()
 	}
-	s.Plan(Plan{Steps: int64(l.steps), Shards: l.shards, Seed: l.seed, SamplesPerStep: int64(4 * l.shards), Program: l.program})
-	s.Param("w", []int{l.width}, l.w, l.g)
+	l.session = s
+	s.Plan(Plan{Steps: int64(l.steps), Shards: l.shards, Seed: l.seed, SamplesPerStep: int64(4 * l.shards), Program: l.program, Overlap: l.overlap})
+	if l.parts == 0 {
+		s.Param("w", []int{l.width}, l.w, l.g)
+	}
+	for i := range l.parts {
+		lo, hi := l.width*i/l.parts, l.width*(i+1)/l.parts
+		s.Param(fmt.Sprintf("w%d", i), []int{hi - lo}, l.w[lo:hi], l.g[lo:hi])
+	}
 	s.Param("b", []int{1}, l.b, l.gb)
 	s.State("momentum", l.m)
 	return l.err
@@ -88,6 +100,14 @@ func (l *linear) Gradients(ctx context.Context, s elastic.Shard) (float64, error
 		}
 		l.gb[0] += d
 		loss += float64(d * d)
+	}
+	for i := l.parts; l.overlap && i >= 0; i-- { // b is the last parameter
+		l.session.Ready(i)
+		if i == l.parts/2 && l.middle != nil {
+			if err := l.middle(ctx, s); err != nil {
+				return 0, err
+			}
+		}
 	}
 	return loss, nil
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"math"
+	"sort"
 	"sync"
 	"sync/atomic"
 
@@ -14,19 +15,28 @@ type param struct {
 	value, grad []float32
 }
 
-// vector is what is reduced: all gradients in registration order, then the loss, then the votes to stop.
-// It owns the buffers of that length. The last reduced one is kept, and replaced by the next only once that is complete, so that
-// a worker that is one step behind can have it.
+// vector is what is reduced: all gradients, those of the last registered parameter first, as backward finishes them; then the
+// loss, then the votes to stop. It owns the buffers of that length. The last reduced one is kept, and replaced by the next only
+// once that is complete, so that a worker that is one step behind can have it.
 type vector struct {
 	grads   int // elements of all gradients
 	pieces  []piece
+	ends    []int    // by parameter: where the gradients of it and all later ones end
+	buckets []bucket // what is reduced by one operation each
 	threads int
+	round   bool // every node of the tree is rounded to bfloat16
 
 	free      [][]float32
 	reduced   []float32 // nil before the first
 	step      elastic.Step
 	committed elastic.Step
 	infinite  bool // reduced has a NaN or Inf; known after deliver
+}
+
+// bucket is a part of the vector: whole gradients. The last one has the loss and the votes.
+type bucket struct {
+	lo, hi int
+	exact  bool // not rounded, whatever the rest is
 }
 
 // piece is a part of one parameter's gradient that is worked on at once: small enough that a second pass over
@@ -46,13 +56,27 @@ const (
 // finite means that no tensor was found to have a NaN or Inf.
 const finite = math.MaxInt32
 
-func (v *vector) lay(params []param) {
-	for t, p := range params {
-		for off := 0; off < len(p.grad); off += pieceLen {
-			v.pieces = append(v.pieces, piece{t, v.grads + off, off, min(pieceLen, len(p.grad)-off)})
+// lay plans the vector. A bucket has at least bucketLen elements; 0 means that there is only one.
+func (v *vector) lay(params []param, bucketLen int) {
+	v.ends = make([]int, len(params))
+	lo := 0
+	for t := len(params) - 1; t >= 0; t-- {
+		n := len(params[t].grad)
+		for off := 0; off < n; off += pieceLen {
+			v.pieces = append(v.pieces, piece{t, v.grads + off, off, min(pieceLen, n-off)})
 		}
-		v.grads += len(p.grad)
+		v.grads += n
+		v.ends[t] = v.grads
+		if bucketLen > 0 && v.grads-lo >= bucketLen && t > 0 {
+			v.buckets = append(v.buckets, bucket{lo: lo, hi: v.grads})
+			lo = v.grads
+		}
 	}
+	if v.round {
+		v.buckets = append(v.buckets, bucket{lo: lo, hi: v.grads})
+		lo = v.grads
+	}
+	v.buckets = append(v.buckets, bucket{lo: lo, hi: v.len(), exact: true})
 }
 
 func (v *vector) len() int { return v.grads + 2 }
@@ -90,10 +114,13 @@ func (v *vector) loss(shards int) float64 { return float64(v.reduced[v.grads]) /
 // vote says whether anyone asked to stop after the reduced step.
 func (v *vector) vote() bool { return v.reduced[v.grads+1] > 0 }
 
-// each runs f over all pieces, on as many threads as pay.
-func (v *vector) each(f func(p piece)) {
-	if v.threads < 2 || v.grads < serialLen {
-		for _, p := range v.pieces {
+// each runs f over the pieces in [lo, hi), which whole gradients fill, on as many threads as pay.
+func (v *vector) each(lo, hi int, f func(p piece)) {
+	first := sort.Search(len(v.pieces), func(i int) bool { return v.pieces[i].at >= lo })
+	end := sort.Search(len(v.pieces), func(i int) bool { return v.pieces[i].at >= hi })
+	pieces := v.pieces[first:end]
+	if v.threads < 2 || hi-lo < serialLen {
+		for _, p := range pieces {
 			f(p)
 		}
 		return
@@ -104,27 +131,32 @@ func (v *vector) each(f func(p piece)) {
 		wg.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= len(v.pieces) {
+				if i >= len(pieces) {
 					return
 				}
-				f(v.pieces[i])
+				f(pieces[i])
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// collect puts the gradients and the loss of one shard into dst, added to what is there if plus is true, and
-// zeroes the gradients. It gives the first tensor that is not finite, len(params) for the loss, or finite.
-func (v *vector) collect(dst []float32, params []param, loss float32, plus bool) int {
+// collect puts elements [lo, hi) of one shard's gradients into dst, added to what is there if plus is true, and zeroes
+// the gradients. It gives the first tensor that is not finite, or finite.
+func (v *vector) collect(dst []float32, params []param, lo, hi int, plus bool) int {
 	var first atomic.Int32
 	first.Store(finite)
-	v.each(func(p piece) {
+	v.each(lo, hi, func(p piece) {
 		g := params[p.tensor].grad[p.off : p.off+p.n]
 		d := dst[p.at : p.at+p.n]
-		if plus {
+		switch {
+		case v.round && plus:
+			rounded.Run([][]byte{asBytes(d)}, [][]byte{asBytes(d), asBytes(g)})
+		case v.round:
+			rounded.Run([][]byte{asBytes(d)}, [][]byte{asBytes(g)})
+		case plus:
 			plusEqual(d, g)
-		} else {
+		default:
 			copy(d, g)
 		}
 		if !allFinite(g) {
@@ -132,15 +164,11 @@ func (v *vector) collect(dst []float32, params []param, loss float32, plus bool)
 		}
 		clear(g)
 	})
-	if !plus {
-		dst[v.grads], dst[v.grads+1] = 0, 0
-	}
-	dst[v.grads] += loss
-	if x := float64(loss); math.IsNaN(x) || math.IsInf(x, 0) {
-		lower(&first, int32(len(params)))
-	}
 	return int(first.Load())
 }
+
+// rounded is the sum whose every operand and result is rounded to bfloat16.
+var rounded = kernels.Reduction{Type: kernels.Float32, Op: kernels.Sum, Round: true}
 
 func lower(v *atomic.Int32, to int32) {
 	for {
@@ -151,16 +179,22 @@ func lower(v *atomic.Int32, to int32) {
 	}
 }
 
-// plus does a += b.
-func (v *vector) plus(a, b []float32) {
-	v.each(func(p piece) { plusEqual(a[p.at:p.at+p.n], b[p.at:p.at+p.n]) })
-	plusEqual(a[v.grads:], b[v.grads:])
+// plus does a += b in [lo, hi).
+func (v *vector) plus(a, b []float32, lo, hi int) {
+	v.each(lo, hi, func(p piece) {
+		x, y := a[p.at:p.at+p.n], b[p.at:p.at+p.n]
+		if v.round {
+			rounded.Run([][]byte{asBytes(x)}, [][]byte{asBytes(x), asBytes(y)})
+		} else {
+			plusEqual(x, y)
+		}
+	})
 }
 
 // deliver copies the reduced vector into the gradients and says whether it has a NaN or Inf.
 func (v *vector) deliver(params []param) bool {
 	var bad atomic.Bool
-	v.each(func(p piece) {
+	v.each(0, v.grads, func(p piece) {
 		g := params[p.tensor].grad[p.off : p.off+p.n]
 		copy(g, v.reduced[p.at:p.at+p.n])
 		if !allFinite(g) {
@@ -176,63 +210,3 @@ func plusEqual(a, b []float32) { kernels.AddF32(a, a, b) }
 
 // allFinite says that b has no NaN and no Inf.
 func allFinite(b []float32) bool { return kernels.FirstNonFinite(b) < 0 }
-
-// accumulation merges one worker's shards of one step, as the reduction tree says.
-type accumulation struct {
-	v      *vector
-	r      elastic.Range
-	merger *elastic.Merger // nil when shards are summed one after the other
-	at     int             // next shard
-	slots  [][]float32
-
-	badShard, badTensor int // first own shard with a NaN or Inf; badTensor is finite when there is none
-}
-
-func (v *vector) accumulate(r elastic.Range, shards int, tree bool) *accumulation {
-	a := &accumulation{v: v, r: r, at: r.First, badTensor: finite}
-	if tree {
-		a.merger = elastic.NewMerger(r, shards)
-		a.slots = make([][]float32, elastic.Slots(r, shards))
-	} else {
-		a.slots = make([][]float32, 1)
-	}
-	return a
-}
-
-func (a *accumulation) next() int { return a.at }
-
-func (a *accumulation) complete() bool { return a.at == a.r.End }
-
-// add closes the next shard. A shard that completes a node is added to its sibling straight from the gradients.
-func (a *accumulation) add(params []param, loss float64) {
-	m := elastic.MergeStep{Slot: 0}
-	if a.merger != nil {
-		m, _ = a.merger.Next()
-	} else if a.at > a.r.First {
-		m.Slot, m.Merges = 1, []elastic.Merge{{Into: 0, From: 1}}
-	}
-	slot, merges := m.Slot, m.Merges
-	plus := len(merges) > 0 && merges[0].From == slot
-	if plus {
-		slot, merges = merges[0].Into, merges[1:]
-	} else {
-		a.slots[slot] = a.v.take()
-	}
-	if bad := a.v.collect(a.slots[slot], params, float32(loss), plus); bad != finite && a.badTensor == finite {
-		a.badShard, a.badTensor = a.at, bad
-	}
-	for _, g := range merges {
-		a.v.plus(a.slots[g.Into], a.slots[g.From])
-		a.v.give(a.slots[g.From])
-		a.slots[g.From] = nil
-	}
-	a.at++
-}
-
-// release gives all buffers back.
-func (a *accumulation) release() {
-	for i, b := range a.slots {
-		a.v.give(b)
-		a.slots[i] = nil
-	}
-}

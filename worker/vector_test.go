@@ -52,7 +52,7 @@ func TestAccumulate(t *testing.T) {
 			params = append(params, param{"p", make([]float32, n), make([]float32, n)})
 		}
 		v := vector{threads: threads}
-		v.lay(params)
+		v.lay(params, 0)
 		shard := func(i int) []float32 {
 			r := rand.New(rand.NewPCG(uint64(i), 0))
 			out := make([]float32, v.len())
@@ -65,8 +65,8 @@ func TestAccumulate(t *testing.T) {
 			a := v.accumulate(r, shards, true)
 			for i := r.First; i < r.End; i++ {
 				want, at := shard(i), 0
-				for _, p := range params {
-					at += copy(p.grad, want[at:])
+				for k := len(params) - 1; k >= 0; k-- {
+					at += copy(params[k].grad, want[at:])
 				}
 				require.Equal(t, i, a.next())
 				a.add(params, float64(want[v.grads]))
@@ -86,7 +86,7 @@ func TestAccumulate(t *testing.T) {
 func TestOriginIsFirst(t *testing.T) {
 	params := []param{{"a", make([]float32, 9), make([]float32, 9)}, {"b", make([]float32, 3), make([]float32, 3)}}
 	v := vector{threads: 1}
-	v.lay(params)
+	v.lay(params, 0)
 	a := v.accumulate(elastic.Range{First: 2, End: 6}, 8, true)
 	for i := 2; i < 6; i++ {
 		if i == 4 {
@@ -123,17 +123,17 @@ func BenchmarkCollect(b *testing.B) {
 	for name, plus := range map[string]bool{"first": false, "add": true} {
 		b.Run(name, func(b *testing.B) {
 			v := vector{threads: 1}
-			v.lay(params)
+			v.lay(params, 0)
 			dst := make([]float32, v.len())
 			b.SetBytes(4 * n)
 			for b.Loop() {
-				v.collect(dst, params, 0, plus)
+				v.collect(dst, params, 0, v.grads, plus)
 			}
 		})
 	}
 	b.Run("deliver", func(b *testing.B) {
 		v := vector{threads: 1}
-		v.lay(params)
+		v.lay(params, 0)
 		v.reduced = make([]float32, v.len())
 		b.SetBytes(4 * n)
 		for b.Loop() {

@@ -61,5 +61,6 @@ type Plan struct {
 	TokensPerStep  int64  // zero when the samples are no tokens
 	DatasetLen     int64  // samples in an epoch; zero when there is no data set
 	Program        string // names model and data; a checkpoint of another program is refused
+	Overlap        bool   // Gradients calls Session.Ready: large models are reduced in parts, while backward still runs
 	Class          string // numerics class of the program's arithmetic (kernels.Device.Class); zero means "f32"
 }

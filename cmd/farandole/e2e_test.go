@@ -116,6 +116,18 @@ func TestE2EAnyWorldSizeGivesTheSameWeights(t *testing.T) {
 	}
 }
 
+// Rounding to bfloat16 is another arithmetic, and as exact: one worker alone rounds what several would send.
+func TestE2ERoundedWireGivesTheSameWeights(t *testing.T) {
+	e := newE2E(t)
+	alone := e.run([]string{"--workers", "1", "--wire", "bf16"}, gptArgs...)
+	require.Zero(t, alone.code, "%s", alone.out)
+	require.NotEqual(t, e.alone(gptArgs...), alone.WeightsSHA256)
+	r := e.run([]string{"--workers", "3", "--wire", "bf16", "--chaos", "kill rank=1 step=20; join step=30"}, gptArgs...)
+	require.Zero(t, r.code, "%s", r.out)
+	require.Equal(t, alone.WeightsSHA256, r.WeightsSHA256, "%s", r.out)
+	requireLedger(t, r.summary, 60)
+}
+
 // chaosScripts are what one job must survive with the same weights. Workers: how many it starts with.
 var chaosScripts = []struct {
 	workers int

@@ -53,7 +53,7 @@ func (o *jobOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.logDir, "log-dir", "", "`directory` for each worker's output, a file per worker")
 	f.StringVar(&o.device, "device", "auto", "where workers compute: auto, cpu or cuda")
 	f.StringVar(&o.reduce, "reduce", "tree", "how gradients are summed: tree (the same bits for any number of workers) or ring (fewest bytes)")
-	f.StringVar(&o.wire, "wire", "f32", "number format of gradients on the wire: f32")
+	f.StringVar(&o.wire, "wire", "f32", "number format of gradients between workers: f32, or bf16 for half the bytes")
 	f.StringVar(&o.ckptDir, "checkpoint-dir", "", "`directory` of checkpoints; a job goes on from the newest complete one there")
 	f.Int64Var(&o.ckptEvery, "checkpoint-every", 0, "`steps` between checkpoints (0: only at the end)")
 	f.DurationVar(&o.liveness, "liveness", time.Second, "silence after which a worker is lost: shorter notices sooner, longer forgives a busy machine")
@@ -184,8 +184,8 @@ func (o *jobOptions) check(f *pflag.FlagSet, workers int) error {
 		return usagef("--settle wants a time above zero, up to 1h, not %s", o.settle)
 	case o.threads < 0 || o.threads > 4096:
 		return usagef("--threads wants a number from 1 to 4096, or 0 to choose, not %d", o.threads)
-	case o.wire == "bf16":
-		return usagef("--wire bf16 is not in this build: use f32")
+	case o.wire == "bf16" && o.reduce == "ring":
+		return usagef("--wire bf16 works with --reduce tree alone: give one of them")
 	}
 	for _, c := range []struct {
 		flag, value string
@@ -193,7 +193,7 @@ func (o *jobOptions) check(f *pflag.FlagSet, workers int) error {
 	}{
 		{"--device", o.device, []string{"auto", "cpu", "cuda"}},
 		{"--reduce", o.reduce, []string{"tree", "ring"}},
-		{"--wire", o.wire, []string{"f32"}},
+		{"--wire", o.wire, []string{"f32", "bf16"}},
 		{"--nan", o.nan, []string{"stop", "skip"}},
 	} {
 		if err := oneOf(c.flag, c.value, c.of...); err != nil {

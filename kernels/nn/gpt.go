@@ -97,23 +97,23 @@ func (c GPTConfig) specs() []spec {
 	for l := range c.Layers {
 		h := fmt.Sprintf("h.%d.", l)
 		specs = append(specs,
-			spec{name: h + "ln_1.weight", shape: []int{w}, fill: 1},
-			spec{name: h + "ln_1.bias", shape: []int{w}},
-			spec{name: h + "attn.c_attn.weight", shape: []int{3 * w, w}, transposed: true, std: std},
-			spec{name: h + "attn.c_attn.bias", shape: []int{3 * w}},
-			spec{name: h + "attn.c_proj.weight", shape: []int{w, w}, transposed: true, std: residual},
-			spec{name: h + "attn.c_proj.bias", shape: []int{w}},
-			spec{name: h + "ln_2.weight", shape: []int{w}, fill: 1},
-			spec{name: h + "ln_2.bias", shape: []int{w}},
-			spec{name: h + "mlp.c_fc.weight", shape: []int{4 * w, w}, transposed: true, std: std},
-			spec{name: h + "mlp.c_fc.bias", shape: []int{4 * w}},
-			spec{name: h + "mlp.c_proj.weight", shape: []int{w, 4 * w}, transposed: true, std: residual},
-			spec{name: h + "mlp.c_proj.bias", shape: []int{w}},
+			spec{name: h + "ln_1.weight", shape: []int{w}, fill: 1, stage: l + 1},
+			spec{name: h + "ln_1.bias", shape: []int{w}, stage: l + 1},
+			spec{name: h + "attn.c_attn.weight", shape: []int{3 * w, w}, transposed: true, std: std, stage: l + 1},
+			spec{name: h + "attn.c_attn.bias", shape: []int{3 * w}, stage: l + 1},
+			spec{name: h + "attn.c_proj.weight", shape: []int{w, w}, transposed: true, std: residual, stage: l + 1},
+			spec{name: h + "attn.c_proj.bias", shape: []int{w}, stage: l + 1},
+			spec{name: h + "ln_2.weight", shape: []int{w}, fill: 1, stage: l + 1},
+			spec{name: h + "ln_2.bias", shape: []int{w}, stage: l + 1},
+			spec{name: h + "mlp.c_fc.weight", shape: []int{4 * w, w}, transposed: true, std: std, stage: l + 1},
+			spec{name: h + "mlp.c_fc.bias", shape: []int{4 * w}, stage: l + 1},
+			spec{name: h + "mlp.c_proj.weight", shape: []int{w, 4 * w}, transposed: true, std: residual, stage: l + 1},
+			spec{name: h + "mlp.c_proj.bias", shape: []int{w}, stage: l + 1},
 		)
 	}
 	return append(specs,
-		spec{name: "ln_f.weight", shape: []int{w}, fill: 1},
-		spec{name: "ln_f.bias", shape: []int{w}},
+		spec{name: "ln_f.weight", shape: []int{w}, fill: 1, stage: c.Layers + 1},
+		spec{name: "ln_f.bias", shape: []int{w}, stage: c.Layers + 1},
 	)
 }
 

@@ -170,6 +170,7 @@ func (m *GPT) Backward() {
 	d.Zero(r.dres)
 	top := r.layers[len(r.layers)-1].out
 	d.LayerNormBackward(r.dres, m.lnfG.g, m.lnfB.g, r.dnorm, top, m.lnfG.v, r.lnfMean, r.lnfRstd, bt, c)
+	m.finished(len(m.blocks) + 1)
 	for i := len(m.blocks) - 1; i >= 0; i-- {
 		w, l := &m.blocks[i], &r.layers[i]
 		d.LinearBackward(r.dhidden, w.outW.g, w.outB.g, r.dres, l.gelu, w.outW.v, bt, c, 4*c)
@@ -180,6 +181,7 @@ func (m *GPT) Backward() {
 		d.AttentionBackward(r.dqkv, r.dnorm, l.qkv, l.att, r.scratch, b, t, heads, c/heads)
 		d.LinearBackward(r.dnorm, w.qkvW.g, w.qkvB.g, r.dqkv, l.ln1, w.qkvW.v, bt, 3*c, c)
 		d.LayerNormBackward(r.dres, w.ln1G.g, w.ln1B.g, r.dnorm, l.in, w.ln1G.v, l.mean1, l.rstd1, bt, c)
+		m.finished(i + 1)
 	}
 	d.EmbedBackward(m.wte.g, m.wpe.g, r.dres, r.tokens, b, t, c)
 }

@@ -77,8 +77,8 @@ func (c MLPConfig) specs() []spec {
 	for i := range len(c.Widths) - 1 {
 		in, out := c.Widths[i], c.Widths[i+1]
 		specs = append(specs,
-			spec{name: fmt.Sprintf("fc.%d.weight", i), shape: []int{out, in}, std: float32(math.Sqrt(2 / float64(in)))},
-			spec{name: fmt.Sprintf("fc.%d.bias", i), shape: []int{out}})
+			spec{name: fmt.Sprintf("fc.%d.weight", i), shape: []int{out, in}, std: float32(math.Sqrt(2 / float64(in))), stage: i},
+			spec{name: fmt.Sprintf("fc.%d.bias", i), shape: []int{out}, stage: i})
 	}
 	return specs
 }
@@ -195,6 +195,7 @@ func (m *MLP) Backward() {
 		l := &m.layers[i]
 		m.dev.LinearBackward(l.dx, l.w.g, l.b.g, dout, l.x, l.w.v, m.rows, m.cfg.Widths[i+1], m.cfg.Widths[i])
 		if i > 0 {
+			m.finished(i)
 			m.dev.ReLUBackward(l.dpre, l.dx, m.layers[i-1].out)
 			dout = l.dpre
 		}

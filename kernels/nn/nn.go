@@ -50,6 +50,9 @@ type Model interface {
 	Forward(b Batch, scale float32) error
 	// Backward adds the gradient of the last Forward. It panics when there is none, or its scale was 0.
 	Backward()
+	// OnFinal has Backward call f with falling stages, except 0: the gradients of all tensors of that stage and above
+	// are final then, and may be read. Nil calls nothing.
+	OnFinal(f func(stage int))
 	// Loss waits for the last Forward and gives the sum of its losses in nats (not the mean, not scaled).
 	Loss() (float64, error)
 
@@ -66,6 +69,8 @@ type Tensor struct {
 	Shape []int
 	Value kernels.Buffer
 	Grad  kernels.Buffer
+	// Stage is the tensor's place in the model, from the input's 0 up: Backward finishes the highest first.
+	Stage int
 	// Decay tells matrices, which AdamW's weight decay applies to, from biases and norms.
 	Decay bool
 	// Transposed tells that Hugging Face's GPT-2 stores the matrix as [in, out] (its Conv1D) under this name,

@@ -323,3 +323,52 @@ func TestNamedSizes(t *testing.T) {
 	_, err = nn.MLPByName("tiny")
 	require.ErrorContains(t, err, "mlp-wide")
 }
+
+// Backward tells of gradients only when they are what they are at the end, and of every stage but the last.
+func TestOnFinal(t *testing.T) {
+	dev := kernels.NewReference()
+	gpt, err := nn.NewGPT(dev, nn.GPTConfig{Vocab: 11, Context: 6, Layers: 3, Heads: 2, Width: 8})
+	require.NoError(t, err)
+	mlp, err := nn.NewMLP(dev, nn.MLPConfig{Widths: []int{5, 7, 6, 3}})
+	require.NoError(t, err)
+	for name, m := range map[string]nn.Model{"gpt": gpt, "mlp": mlp} {
+		t.Run(name, func(t *testing.T) {
+			m.Init(1)
+			seen := map[int]map[string][]float32{}
+			var stages []int
+			m.OnFinal(func(stage int) {
+				stages = append(stages, stage)
+				seen[stage] = map[string][]float32{}
+				for _, p := range m.Params() {
+					if p.Stage >= stage {
+						seen[stage][p.Name] = slices.Clone(dev.Host(p.Grad))
+					}
+				}
+			})
+			require.NoError(t, m.Forward(m.RandomBatch(2, 6, 3), 0.1))
+			m.Backward()
+			top := 0
+			for _, p := range m.Params() {
+				top = max(top, p.Stage)
+			}
+			var want []int
+			for s := top; s > 0; s-- {
+				want = append(want, s)
+			}
+			require.Equal(t, want, stages)
+			for stage, grads := range seen {
+				require.NotEmpty(t, grads)
+				for _, p := range m.Params() {
+					if g, ok := grads[p.Name]; ok {
+						require.Equal(t, dev.Host(p.Grad), g, "%s told at stage %d", p.Name, stage)
+						require.NotZero(t, len(g))
+					}
+				}
+			}
+			m.OnFinal(nil)
+			require.NoError(t, m.Forward(m.RandomBatch(2, 6, 3), 0.1))
+			m.Backward()
+			require.Len(t, stages, top)
+		})
+	}
+}

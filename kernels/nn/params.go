@@ -13,6 +13,7 @@ type spec struct {
 	transposed bool
 	std        float32 // of the normal initialisation
 	fill       float32 // value when std is 0
+	stage      int     // Tensor's
 }
 
 func (s spec) len() int {
@@ -32,7 +33,8 @@ type params struct {
 	tensors       []Tensor
 	byName        map[string]int
 	values, grads kernels.Buffer
-	decayed       int // elements [0, decayed) are matrices
+	decayed       int             // elements [0, decayed) are matrices
+	final         func(stage int) // OnFinal's; may be nil
 }
 
 // newParams allocates the tensors of specs: matrices first, then vectors, each in the order given.
@@ -67,6 +69,7 @@ func newParams(dev kernels.Device, specs []spec) (*params, error) {
 			Grad:       p.grads.Slice(off, n),
 			Decay:      s.matrix(),
 			Transposed: s.transposed,
+			Stage:      s.stage,
 		})
 		p.byName[s.name] = i
 		off += n
@@ -115,6 +118,17 @@ func (p *params) ParamBuffer() kernels.Buffer { return p.values }
 
 // GradBuffer is the memory of all gradients, laid out as the parameters are.
 func (p *params) GradBuffer() kernels.Buffer { return p.grads }
+
+// OnFinal makes Backward call f.
+func (p *params) OnFinal(f func(stage int)) { p.final = f }
+
+// finished tells that Backward will not touch the gradients of stage and above again. An error of the device
+// comes out where its results are read.
+func (p *params) finished(stage int) {
+	if p.final != nil && p.dev.Sync() == nil {
+		p.final(stage)
+	}
+}
 
 // matrixWeights counts the elements of matrices.
 func (p *params) matrixWeights() int { return p.decayed }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/farandole-ml/farandole/checkpoint"
 	"github.com/farandole-ml/farandole/elastic"
@@ -81,10 +82,15 @@ func (p *Program) Attach(ctx context.Context, s *worker.Session, model nn.Model,
 	name := model.Program() + " on " + dataName
 	s.Plan(worker.Plan{
 		Steps: p.Steps, Shards: p.Shards, Seed: p.Seed, SamplesPerStep: p.Batch, TokensPerStep: p.Batch * tokens,
-		DatasetLen: p.Order.Len, Program: name, Class: p.Dev.Class(),
+		DatasetLen: p.Order.Len, Program: name, Class: p.Dev.Class(), Overlap: true,
+	})
+	params := slices.Clone(model.Params())
+	slices.SortStableFunc(params, func(a, b nn.Tensor) int { return a.Stage - b.Stage }) // backward finishes the last first
+	model.OnFinal(func(stage int) {
+		s.Ready(slices.IndexFunc(params, func(t nn.Tensor) bool { return t.Stage >= stage }))
 	})
 	var tensors []checkpoint.Tensor
-	for _, t := range model.Params() {
+	for _, t := range params {
 		value := p.Dev.Host(t.Value)
 		s.Param(t.Name, t.Shape, value, p.Dev.Host(t.Grad))
 		tensors = append(tensors, checkpoint.Tensor{Name: t.Name, Shape: t.Shape, Data: value})

@@ -1,0 +1,113 @@
+package worker
+
+import (
+	"math"
+
+	"github.com/farandole-ml/farandole/elastic"
+)
+
+// accumulation merges one worker's shards of one step, as the reduction tree says. A shard's gradients may come in
+// parts, as backward finishes them: what is in of the last shard is complete, and may be reduced.
+type accumulation struct {
+	v      *vector
+	r      elastic.Range
+	merger *elastic.Merger // nil when shards are summed one after the other
+	at     int             // next shard, or the open one
+	slots  [][]float32
+
+	// of the open shard
+	into   []float32 // nil when none is open
+	plus   bool      // into is its sibling's sum
+	merges []elastic.Merge
+	in     int // elements of it that are in
+
+	badShard, badTensor int // first own shard with a NaN or Inf; badTensor is finite when there is none
+}
+
+func (v *vector) accumulate(r elastic.Range, shards int, tree bool) *accumulation {
+	a := &accumulation{v: v, r: r, at: r.First, badTensor: finite}
+	if tree {
+		a.merger = elastic.NewMerger(r, shards)
+		a.slots = make([][]float32, elastic.Slots(r, shards))
+	} else {
+		a.slots = make([][]float32, 1)
+	}
+	return a
+}
+
+func (a *accumulation) next() int { return a.at }
+
+// last says that the next or open shard is the last one.
+func (a *accumulation) last() bool { return a.at == a.r.End-1 }
+
+func (a *accumulation) complete() bool { return a.at == a.r.End }
+
+// open plans the next shard. One that completes a node is added to its sibling straight from the gradients.
+func (a *accumulation) open() {
+	m := elastic.MergeStep{Slot: 0}
+	if a.merger != nil {
+		m, _ = a.merger.Next()
+	} else if a.at > a.r.First {
+		m.Slot, m.Merges = 1, []elastic.Merge{{Into: 0, From: 1}}
+	}
+	slot := m.Slot
+	a.merges = m.Merges
+	if a.plus = len(m.Merges) > 0 && m.Merges[0].From == slot; a.plus {
+		slot, a.merges = m.Merges[0].Into, m.Merges[1:]
+	} else {
+		a.slots[slot] = a.v.take()
+	}
+	a.into, a.in = a.slots[slot], 0
+}
+
+// put brings the shard's gradients in up to element end of the vector. They are final and whole tensors.
+func (a *accumulation) put(params []param, end int) {
+	if a.into == nil {
+		a.open()
+	}
+	if end <= a.in {
+		return
+	}
+	if bad := a.v.collect(a.into, params, a.in, end, a.plus); bad != finite {
+		a.blame(bad)
+	}
+	for _, g := range a.merges {
+		a.v.plus(a.slots[g.Into], a.slots[g.From], a.in, end)
+	}
+	a.in = end
+}
+
+// add closes the next shard: what is missing of its gradients, and its loss, come in.
+func (a *accumulation) add(params []param, loss float64) {
+	a.put(params, a.v.grads)
+	tail := a.into[a.v.grads:]
+	if !a.plus {
+		clear(tail)
+	}
+	tail[0] += float32(loss)
+	if math.IsNaN(loss) || math.IsInf(float64(float32(loss)), 0) {
+		a.blame(len(params))
+	}
+	for _, g := range a.merges {
+		plusEqual(a.slots[g.Into][a.v.grads:], a.slots[g.From][a.v.grads:])
+		a.v.give(a.slots[g.From])
+		a.slots[g.From] = nil
+	}
+	a.into = nil
+	a.at++
+}
+
+// blame records that the open shard brought a NaN or Inf in a tensor, unless an earlier shard did.
+func (a *accumulation) blame(tensor int) {
+	if a.badTensor == finite || a.badShard == a.at {
+		a.badShard, a.badTensor = a.at, min(a.badTensor, tensor)
+	}
+}
+
+// release gives all buffers back.
+func (a *accumulation) release() {
+	for i, b := range a.slots {
+		a.v.give(b)
+		a.slots[i] = nil
+	}
+}
