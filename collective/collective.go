@@ -69,6 +69,8 @@ type Group struct {
 type endpoint struct {
 	tr        Transport
 	eager     Eager // tr, if it is one; so the next ones
+	duplex    Duplex
+	pushAll   func() // push of all posted senders; made once
 	shared    SharedMemory
 	allocator Allocator
 	state     state
@@ -89,6 +91,9 @@ func New(tr Transport) *Group { return NewTuned(tr, Tuning{}) }
 func NewTuned(tr Transport, t Tuning) *Group {
 	e := &endpoint{tr: tr, state: state{tr: tr, over: make(chan struct{})}, out: make([]*sender, tr.World())}
 	e.eager, _ = tr.(Eager)
+	if d, ok := tr.(Duplex); ok && d.Duplex() {
+		e.duplex, e.pushAll = d, e.push
+	}
 	e.allocator, _ = tr.(Allocator)
 	e.state.marker, _ = tr.(Marker)
 	if s, ok := tr.(Sharer); ok {

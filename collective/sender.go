@@ -14,6 +14,9 @@ const eagerBytes = 64 << 10
 // rest, from the first one that is large or that the transport cannot take at once, on a goroutine beside it.
 // That goroutine starts with the first operation that needs it and lives as long as the group, so that an operation
 // in steady state starts nothing and allocates nothing.
+//
+// A Duplex needs no such goroutine: what it cannot take at once is sent while the operation waits to receive. Handing
+// messages to another goroutine and back costs more than that of a medium-sized buffer, where cores are few.
 type sender struct {
 	e  *endpoint
 	to int
@@ -22,6 +25,7 @@ type sender struct {
 	box    *box
 	narrow bool
 	next   int          // messages sent by the operation itself
+	begun  []byte       // the next one, when a Duplex has not taken all of it
 	ready  atomic.Int64 // messages released so far
 	aside  bool         // the goroutine has the rest
 
@@ -46,8 +50,11 @@ func newSender(e *endpoint, to int) *sender {
 // post starts sending b's messages to the transport's rank to.
 func (e *endpoint) post(to int, b *box, narrow bool) {
 	s := e.out[to]
-	s.box, s.narrow, s.next, s.aside = b, narrow, 0, false
+	s.box, s.narrow, s.next, s.begun, s.aside = b, narrow, 0, nil, false
 	s.ready.Store(int64(b.ready))
+	if e.duplex != nil && len(e.posted) == 0 {
+		e.duplex.Meanwhile(e.pushAll)
+	}
 	e.posted = append(e.posted, s)
 	s.push()
 }
@@ -80,6 +87,10 @@ func (s *sender) message(k int) []byte {
 
 // push sends what is ready, as far as that needs no waiting, and leaves the rest to the goroutine.
 func (s *sender) push() {
+	if s.e.duplex != nil {
+		s.pushDuplex()
+		return
+	}
 	for ; s.next < min(int(s.ready.Load()), len(s.box.messages)); s.next++ {
 		if s.e.eager == nil || s.box.messages[s.next].len() > eagerBytes {
 			s.handOver()
@@ -92,6 +103,32 @@ func (s *sender) push() {
 			s.handOver()
 			return
 		}
+	}
+}
+
+// pushDuplex sends what is ready, as far as that needs no waiting.
+func (s *sender) pushDuplex() {
+	for s.next < min(int(s.ready.Load()), len(s.box.messages)) {
+		if s.begun == nil {
+			s.begun = s.message(s.next)
+		}
+		ok, err := s.e.duplex.TrySend(s.to, s.begun)
+		if err != nil {
+			_ = s.e.state.fail(err)
+			return
+		}
+		if !ok {
+			return
+		}
+		s.begun = nil
+		s.next++
+	}
+}
+
+// push is what a Duplex calls.
+func (e *endpoint) push() {
+	for _, s := range e.posted {
+		s.pushDuplex()
 	}
 }
 
@@ -112,6 +149,9 @@ func (s *sender) handOver() {
 
 // flush waits until all messages are on their way. All must have been released.
 func (e *endpoint) flush() error {
+	if e.duplex != nil {
+		return e.flushDuplex()
+	}
 	for _, s := range e.posted {
 		if s.aside {
 			select {
@@ -125,6 +165,25 @@ func (e *endpoint) flush() error {
 	return e.state.failure()
 }
 
+func (e *endpoint) flushDuplex() error {
+	for {
+		e.push()
+		if err := e.state.failure(); err != nil {
+			return err
+		}
+		left := false
+		for _, s := range e.posted {
+			left = left || s.next < len(s.box.messages)
+		}
+		if !left {
+			return nil
+		}
+		if err := e.duplex.Room(); err != nil {
+			return e.state.fail(err)
+		}
+	}
+}
+
 // settle ends the sending part of an operation whose receiving part ended with err. Once it returns, no sender
 // reads the operation's buffers.
 func (e *endpoint) settle(err error) error {
@@ -133,7 +192,10 @@ func (e *endpoint) settle(err error) error {
 	}
 	err = e.flush()
 	for _, s := range e.posted {
-		s.box = nil
+		s.box, s.begun = nil, nil
+	}
+	if e.duplex != nil && len(e.posted) > 0 {
+		e.duplex.Meanwhile(nil)
 	}
 	e.posted = e.posted[:0]
 	return err

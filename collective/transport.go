@@ -21,8 +21,21 @@ type Transport interface {
 // Eager is implemented by a Transport that can take a message without waiting, if the network has room for it.
 type Eager interface {
 	// TrySend is Send when that needs no waiting. False means that b has not been taken, or not all of it: the
-	// next call for this peer must be Send with the same bytes, which finishes.
+	// next call for this peer must be Send with the same bytes, which finishes, or, with a Duplex, TrySend again.
 	TrySend(to int, b []byte) (bool, error)
+}
+
+// Duplex is implemented by an Eager Transport whose Recv can send meanwhile, on the goroutine that calls it. It may
+// give false for Duplex to say that this does not pay here.
+type Duplex interface {
+	Eager
+	Duplex() bool
+	// Meanwhile makes every Recv call push before it waits, and again when, while it waits, more can be sent of what
+	// TrySend began; push calls TrySend, also again for a message of which it gave false. Until Meanwhile(nil), Recv is
+	// called by one goroutine alone and Send by none.
+	Meanwhile(push func())
+	// Room waits until more can be sent of some message that TrySend began, if there is one.
+	Room() error
 }
 
 // Marker is implemented by a Transport whose messages carry the operation that they belong to, so that ranks that

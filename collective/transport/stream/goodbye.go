@@ -25,7 +25,7 @@ func (t *stream) readGoodbye(p *peer, w *wire, h header, got []byte) error {
 	message := buf[:min(h.bytes, collective.MaxFarewell)]
 	n := copy(message, got)
 	if n < len(message) {
-		if _, err := w.read(message[n:], nil); err != nil && !errors.Is(err, io.EOF) {
+		if _, err := w.read(message[n:], nil, t); err != nil && !errors.Is(err, io.EOF) {
 			message = message[:n]
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,9 +25,10 @@ type Config struct {
 	// Checksum protects every message by a CRC-32C, verified on receipt. It must be equal on all ranks.
 	Checksum bool
 
-	// Crowded says that this host has more ranks than cores: a rank that waits for a small message then lets others
-	// run at once instead of looking for it for a while.
-	Crowded bool
+	// Here is the number of the group's ranks on this host; zero means 1. Where it has fewer cores, a rank that waits for a
+	// small message lets others run at once instead of looking for it for a while; where it has two for each rank, a large
+	// buffer is sent and received on two threads.
+	Here int
 
 	// Look says why the host at the other end of a connection must be taken for lost, if it must: "" otherwise. It is
 	// called from one goroutine, for every connection after each Period. Nil means that nobody looks.
@@ -34,12 +36,16 @@ type Config struct {
 	Period time.Duration
 }
 
-// stream is one rank's place in a formed mesh. It implements collective.Transport, Marker and Eager.
+// stream is one rank's place in a formed mesh. It implements collective.Transport, Marker and
+// Duplex.
 type stream struct {
 	id       transport.ID
 	peers    []*peer // by rank; nil for this one
 	checksum bool
 	op       collective.Op // written by Mark alone, while no Send and no Recv runs
+	spare    bool
+	push     func() // set by Meanwhile alone, while no Recv runs
+	waiting  waiting
 
 	watching sync.WaitGroup
 	checks   atomic.Int64 // that watch has made
@@ -71,7 +77,7 @@ func (p *peer) wireOf(number uint32) *wire { return &p.wires[number%uint32(len(p
 // New makes a transport of the connections with each rank; id's own has none. It owns them, also when it returns an
 // error. It has one goroutine, which ends with Close, if cfg.Look is set, and none otherwise.
 func New(id transport.ID, conns [][]net.Conn, cfg Config) (collective.Transport, error) {
-	t := &stream{id: id, peers: make([]*peer, len(conns)), checksum: cfg.Checksum, over: make(chan struct{})}
+	t := &stream{id: id, peers: make([]*peer, len(conns)), checksum: cfg.Checksum, spare: 2*max(cfg.Here, 1) <= runtime.NumCPU(), over: make(chan struct{})}
 	var first error
 	for r, group := range conns {
 		if r == id.Rank {
@@ -79,7 +85,7 @@ func New(id transport.ID, conns [][]net.Conn, cfg Config) (collective.Transport,
 		}
 		p := &peer{rank: r, wires: make([]wire, len(group))}
 		for i, c := range group {
-			err := p.wires[i].init(c, cfg.Crowded)
+			err := p.wires[i].init(c, cfg.Here > runtime.NumCPU())
 			if err != nil && first == nil {
 				first = &collective.PeerError{Rank: r, Op: "connect", Err: err}
 			}
@@ -118,15 +124,15 @@ func (t *stream) Send(to int, b []byte) error {
 // TrySend implements collective.Eager.
 func (t *stream) TrySend(to int, b []byte) (bool, error) {
 	p := t.peers[to]
-	if !t.begin(p, b) {
+	if !p.begun && !t.begin(p, b) {
 		return false, t.cause()
 	}
-	n, err := p.wireOf(p.sent).tryWrite(p.outHdr[:], b)
+	n, err := p.wireOf(p.sent).tryWrite(p.outHdr[:], b, p.gone)
 	if err != nil {
 		return false, t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, err))
 	}
-	if n < len(p.outHdr)+len(b) {
-		p.begun, p.gone = true, n
+	p.gone += n
+	if p.begun = p.gone < len(p.outHdr)+len(b); p.begun {
 		return false, nil
 	}
 	p.sending.Store(false)
@@ -160,7 +166,7 @@ func (t *stream) Recv(from int, b []byte) error {
 	// b holds rubbish, as it does after any error.
 	p.received++
 	w := p.wireOf(p.received)
-	n, err := w.read(p.inHdr[:], b)
+	n, err := w.read(p.inHdr[:], b, t)
 	if err != nil {
 		return t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, ended(err)))
 	}
@@ -178,7 +184,7 @@ func (t *stream) Recv(from int, b []byte) error {
 		return t.fail(p, &collective.OutOfStepError{Got: h.op, Want: t.op, GotBytes: h.bytes, WantBytes: uint64(len(b))})
 	}
 	if n < len(b) {
-		if _, err := w.read(b[n:], nil); err != nil {
+		if _, err := w.read(b[n:], nil, t); err != nil {
 			return t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, ended(err)))
 		}
 	}
@@ -225,7 +231,7 @@ func (t *stream) Abort(cause error) {
 			if frame == nil {
 				frame = goodbye(cause)
 			}
-			_, _ = p.wireOf(p.sent+1).tryWrite(frame, nil) // where the peer looks for the next message
+			_, _ = p.wireOf(p.sent+1).tryWrite(frame, nil, 0) // where the peer looks for the next message
 		}
 		for i := range p.wires {
 			p.wires[i].close()

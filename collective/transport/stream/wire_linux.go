@@ -132,6 +132,10 @@ func (v *vector) drop() { v.load(nil, nil, 0) }
 
 // try makes one system call that does not wait; 0 bytes with errno EAGAIN means that it would have to.
 func (w *wire) try(call uintptr, v *vector) (int, syscall.Errno) {
+	if len(v.rest[1]) > smallBytes { // long enough for the runtime to know of it
+		n, _, errno := syscall.Syscall(call, uintptr(w.fd), uintptr(unsafe.Pointer(&v.msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return int(n), errno
+	}
 	n, _, errno := syscall.RawSyscall(call, uintptr(w.fd), uintptr(unsafe.Pointer(&v.msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	return int(n), errno
 }
@@ -165,17 +169,18 @@ func (w *wire) write(a, b []byte, skip int) error {
 	return nil
 }
 
-// tryWrite writes a then b as far as it can be done without waiting; it returns the number of bytes written.
-func (w *wire) tryWrite(a, b []byte) (int, error) {
+// tryWrite writes a then b, without their first skip bytes, as far as it can be done without waiting; it returns the
+// number of bytes written.
+func (w *wire) tryWrite(a, b []byte, skip int) (int, error) {
 	if !w.enter() {
 		return 0, errEnded
 	}
 	defer w.leave()
 	v := &w.out
-	v.load(a, b, 0)
+	v.load(a, b, skip)
 	defer v.drop()
 	total := 0
-	for total < len(a)+len(b) {
+	for total < len(a)+len(b)-skip {
 		n, errno := w.try(unix.SYS_SENDMSG, v)
 		switch errno {
 		case 0:
@@ -191,8 +196,9 @@ func (w *wire) tryWrite(a, b []byte) (int, error) {
 	return total, nil
 }
 
-// read fills a, and b as far as it comes without waiting; it returns the number of bytes in b.
-func (w *wire) read(a, b []byte) (int, error) {
+// read fills a, and b as far as it comes without waiting; it returns the number of bytes in b. Where it would wait, t may
+// send instead.
+func (w *wire) read(a, b []byte, t *stream) (int, error) {
 	if !w.enter() {
 		return 0, errEnded
 	}
@@ -209,7 +215,7 @@ func (w *wire) read(a, b []byte) (int, error) {
 	}
 	total := 0
 	for total < len(a) {
-		n, errno := w.poll(v, polls)
+		n, errno := w.look(v, polls, t)
 		if errno == unix.EAGAIN {
 			n, errno = w.wait(unix.SYS_RECVMSG, v, flags)
 		}
@@ -225,6 +231,21 @@ func (w *wire) read(a, b []byte) (int, error) {
 		}
 	}
 	return total - len(a), nil
+}
+
+// look receives if it can be done without waiting, or while t sends.
+func (w *wire) look(v *vector, polls int, t *stream) (int, syscall.Errno) {
+	for t.push != nil {
+		n, errno := w.try(unix.SYS_RECVMSG, v)
+		if errno != unix.EAGAIN {
+			return n, errno
+		}
+		t.push()
+		if !t.waiting.wait(t, w) {
+			break
+		}
+	}
+	return w.poll(v, polls)
 }
 
 // poll looks for input a number of times.

@@ -30,10 +30,10 @@ func (w *wire) write(a, b []byte, skip int) error {
 }
 
 // tryWrite writes what can be written without waiting: here, nothing.
-func (w *wire) tryWrite(_, _ []byte) (int, error) { return 0, nil }
+func (w *wire) tryWrite(_, _ []byte, _ int) (int, error) { return 0, nil }
 
 // read fills a, and b as far as it comes without waiting; it returns the number of bytes in b.
-func (w *wire) read(a, _ []byte) (int, error) {
+func (w *wire) read(a, _ []byte, _ *stream) (int, error) {
 	_, err := io.ReadFull(w.conn, a)
 	return 0, err
 }
@@ -43,3 +43,6 @@ func (w *wire) control(func(fd int)) {}
 
 // close ends both directions; pending calls return at once.
 func (w *wire) close() { w.conn.Close() }
+
+// waiting is not needed: see collective.Duplex.
+type waiting struct{}

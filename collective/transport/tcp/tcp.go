@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime"
 	"time"
 
 	"github.com/farandole-ml/farandole/collective"
@@ -102,7 +101,7 @@ func (l *Listener) Connect(ctx context.Context, id ID, addrs []string) (collecti
 			}
 		}
 	}
-	t, err := stream.New(id, conns, l.cfg.stream(here > runtime.NumCPU()))
+	t, err := stream.New(id, conns, l.cfg.stream(here))
 	if err != nil {
 		return nil, fmt.Errorf("tcp: generation %d: %w", id.Generation, err)
 	}
@@ -116,8 +115,8 @@ func (c *Config) logger() *slog.Logger {
 	return c.Logger
 }
 
-func (c *Config) stream(crowded bool) stream.Config {
-	s := stream.Config{Checksum: c.Checksum, Crowded: crowded}
+func (c *Config) stream(here int) stream.Config {
+	s := stream.Config{Checksum: c.Checksum, Here: here}
 	if c.Liveness > 0 {
 		s.Period = c.Liveness / checksPerLiveness
 		s.Look = newLook(c.Liveness)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"time"
 
 	"github.com/farandole-ml/farandole/collective"
@@ -86,7 +85,7 @@ func (l *Listener) Connect(ctx context.Context, id transport.ID, addrs []string)
 	if err != nil {
 		return nil, err
 	}
-	t, err := stream.New(id, conns, stream.Config{Checksum: l.cfg.Checksum, Crowded: len(addrs) > runtime.NumCPU()})
+	t, err := stream.New(id, conns, stream.Config{Checksum: l.cfg.Checksum, Here: len(addrs)})
 	if err != nil {
 		return nil, fmt.Errorf("uds: generation %d: %w", id.Generation, err)
 	}
