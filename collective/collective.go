@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/farandole-ml/farandole/elastic"
 )
@@ -63,6 +64,9 @@ type Group struct {
 	call  Call // a wrapper's
 	plans map[planKey]*plan
 	tree  treePlan
+
+	aligned int64 // endpoint.formed when meet was made
+	meet    plan  // see align
 }
 
 // endpoint is what a group and its sub-groups share on one rank.
@@ -78,7 +82,9 @@ type endpoint struct {
 	posted    []*sender // the running operation's
 	memory    memory    // the running operation's
 	queue     queue
-	subs      map[uint32]int // guarded by the state's mu
+	subs      map[uint32]int // guarded by the state's mu; so members
+	members   [][]int        // the ranks of the sub-groups that this rank is in
+	formed    atomic.Int64   // len(members)
 
 	registered sync.Map // *byte: what the allocator gave
 	saidOnce   sync.Once

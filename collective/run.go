@@ -93,6 +93,9 @@ func (g *Group) byMessages(c *Call) Algorithm {
 
 // execute runs an operation that has been admitted.
 func (g *Group) execute(op Op, c *Call, a Algorithm) error {
+	if err := g.align(c); err != nil {
+		return g.state.fail(err)
+	}
 	if w := g.wire(c); c.Kind == OpReduceTree && w != c.Wire {
 		g.call = *c
 		g.call.Wire = w

@@ -7,12 +7,16 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/farandole-ml/farandole/collective"
 )
+
+// patience is a limit that only a hanging test reaches.
+const patience = time.Minute
 
 // Mesh gives the transports of a new group, in rank order. What it opens beside them it closes by t.Cleanup.
 type Mesh func(t testing.TB, world int) []collective.Transport
@@ -21,6 +25,9 @@ type Mesh func(t testing.TB, world int) []collective.Transport
 func Run(t *testing.T, mesh Mesh) {
 	t.Run("operations", func(t *testing.T) { testOperations(t, mesh) })
 	t.Run("calls", func(t *testing.T) { testCalls(t, mesh) })
+	t.Run("places", func(t *testing.T) { testPlaces(t, mesh) })
+	t.Run("async", func(t *testing.T) { testAsync(t, mesh) })
+	t.Run("sub-groups", func(t *testing.T) { testSub(t, mesh) })
 	t.Run("point to point", func(t *testing.T) { testPointToPoint(t, mesh) })
 	t.Run("barrier", func(t *testing.T) { testBarrier(t, mesh) })
 	t.Run("tree order", func(t *testing.T) { testTreeOrder(t, mesh) })

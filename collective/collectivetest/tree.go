@@ -24,18 +24,31 @@ func wild(n int, seed, stream uint64) []float32 {
 	return b
 }
 
+// round is x as the wire has it.
+func round(w collective.Wire, x float32) float32 {
+	if w == collective.WireF32 {
+		return x
+	}
+	b := math.Float32bits(x)
+	return math.Float32frombits((b + 0x7fff + b>>16&1) &^ 0xffff)
+}
+
 // nodeSum is the value of a node of the reduction tree, straight from its definition.
-func nodeSum(shards [][]float32, node elastic.Range) []float32 {
+func nodeSum(w collective.Wire, shards [][]float32, node elastic.Range) []float32 {
+	out := make([]float32, len(shards[0]))
 	if node.Len() == 1 {
-		return slices.Clone(shards[node.First])
+		for i, x := range shards[node.First] {
+			out[i] = round(w, x)
+		}
+		return out
 	}
 	m := (node.First + node.End) / 2
-	left := nodeSum(shards, elastic.Range{First: node.First, End: m})
-	right := nodeSum(shards, elastic.Range{First: m, End: node.End})
+	left := nodeSum(w, shards, elastic.Range{First: node.First, End: m})
+	right := nodeSum(w, shards, elastic.Range{First: m, End: node.End})
 	for i := range left {
-		left[i] += right[i]
+		out[i] = round(w, left[i]+right[i])
 	}
-	return left
+	return out
 }
 
 // treeArguments gives a rank's arguments for a tree reduction of zeros, two shards for each rank.
@@ -49,8 +62,17 @@ func treeArguments(g *collective.Group, n int) ([]float32, []collective.Partial,
 	return make([]float32, n), partials, ranges, shards
 }
 
+// treeCase is one tree reduction of a group.
+type treeCase struct {
+	ranges    []elastic.Range
+	shards, n int
+	algorithm collective.Algorithm
+	wire      collective.Wire
+	seed      uint64
+}
+
 // testTreeOrder is the project's central claim: the bits of the sum are those of one rank that has all shards,
-// for every world size, every contiguous assignment, every length and tuning.
+// for every world size, every contiguous assignment, every length, algorithm, tuning and place of the ranks, on either wire.
 func testTreeOrder(t *testing.T, mesh Mesh) {
 	const seed = 20251122
 	rng := rand.New(rand.NewPCG(seed, 0))
@@ -59,12 +81,19 @@ func testTreeOrder(t *testing.T, mesh Mesh) {
 	for world := 1; world <= 10; world++ {
 		t.Run(fmt.Sprintf("world %d", world), func(t *testing.T) {
 			leakFree(t)
-			for _, name := range names {
-				c := newCluster(t, mesh(t, world), tunings[name])
-				for shards := world; shards <= 40; shards += 1 + rng.IntN(3) {
-					n := some[rng.IntN(len(some))]
-					checkTree(t, c, elastic.Assign(shards, world), shards, n, rng.Uint64())
-					checkTree(t, c, randomRanges(rng, shards, world), shards, n, rng.Uint64())
+			for i, name := range names {
+				transports := mesh(t, world)
+				if i%2 == 1 {
+					transports = place(transports, 1+world/3)
+				}
+				c := newCluster(t, transports, tunings[name])
+				for shards := world; shards <= 40; shards += 1 + rng.IntN(4) {
+					for _, ranges := range [][]elastic.Range{elastic.Assign(shards, world), randomRanges(rng, shards, world)} {
+						n := some[rng.IntN(len(some))]
+						for _, a := range c.algorithms(collective.OpReduceTree) {
+							checkTree(t, c, treeCase{ranges, shards, n, a, collective.Wire(rng.IntN(2)), rng.Uint64()})
+						}
+					}
 				}
 				c.close(t)
 			}
@@ -72,10 +101,25 @@ func testTreeOrder(t *testing.T, mesh Mesh) {
 	}
 	t.Run("every world", func(t *testing.T) {
 		const shards = 24
-		for world := 1; world <= shards; world++ {
-			c := newCluster(t, mesh(t, world), tunings["many chunks"])
-			checkTree(t, c, elastic.Assign(shards, world), shards, 997, seed)
-			c.close(t)
+		for _, wire := range []collective.Wire{collective.WireF32, collective.WireBF16} {
+			for world := 1; world <= shards; world++ {
+				c := newCluster(t, mesh(t, world), tunings["many chunks"])
+				checkTree(t, c, treeCase{elastic.Assign(shards, world), shards, 997, collective.Auto, wire, seed})
+				c.close(t)
+			}
+		}
+	})
+	t.Run("halves", func(t *testing.T) {
+		for world := 2; world <= 16; world *= 2 {
+			for hosts := 1; hosts <= world; hosts *= 2 {
+				c := newCluster(t, place(mesh(t, world), world/hosts), tunings["many chunks"])
+				for _, a := range c.algorithms(collective.OpReduceTree) {
+					for shards := world; shards <= 32; shards += world {
+						checkTree(t, c, treeCase{elastic.Assign(shards, world), shards, 555, a, collective.Wire(shards / world % 2), seed})
+					}
+				}
+				c.close(t)
+			}
 		}
 	})
 }
@@ -94,27 +138,34 @@ func randomRanges(rng *rand.Rand, shards, world int) []elastic.Range {
 	return ranges
 }
 
-func checkTree(t *testing.T, c *cluster, ranges []elastic.Range, shards, n int, seed uint64) {
+func checkTree(t *testing.T, c *cluster, k treeCase) {
 	t.Helper()
-	values := make([][]float32, shards)
+	values := make([][]float32, k.shards)
 	for s := range values {
-		values[s] = wild(n, seed, uint64(s))
+		values[s] = wild(k.n, k.seed, uint64(s))
 	}
-	want := nodeSum(values, elastic.Range{First: 0, End: shards})
+	want := nodeSum(k.wire, values, elastic.Range{First: 0, End: k.shards})
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	c.must(t, func(g *collective.Group) error {
-		var partials []collective.Partial
-		for _, node := range elastic.Partials(ranges[g.Rank()], shards) {
-			partials = append(partials, collective.Partial{Node: node, Data: nodeSum(values, node)})
+		call := collective.Call{Kind: collective.OpReduceTree, Algorithm: k.algorithm, Wire: k.wire, Ranges: k.ranges, Shards: k.shards}
+		for _, node := range elastic.Partials(k.ranges[g.Rank()], k.shards) {
+			v := values[node.First] // a leaf may come as it is
+			if node.Len() > 1 {
+				v = nodeSum(k.wire, values, node)
+			}
+			call.Partials = append(call.Partials, collective.Partial{Node: node, Data: slices.Clone(v)})
 		}
-		out := make([]float32, n)
-		if k := len(partials); k > 0 && seed%2 == 0 {
-			out = partials[int(seed>>1)%k&math.MaxInt].Data // the result may replace an argument
+		out := make([]float32, k.n)
+		if parts := len(call.Partials); parts > 0 && k.seed%2 == 0 {
+			out = call.Partials[int(k.seed>>1&math.MaxInt32)%parts].Data // the result may replace an argument
 		}
-		if err := g.ReduceTree(context.Background(), out, partials, ranges, shards); err != nil {
+		call.Out = collective.Of(out)
+		if err := g.Do(ctx, &call); err != nil {
 			return err
 		}
 		if !equalBits(out, want) {
-			return fmt.Errorf("rank %d: %d shards over %v, %d elements, seed %d: other bits than on one rank", g.Rank(), shards, ranges, n, seed)
+			return fmt.Errorf("rank %d: %+v: other bits than on one rank", g.Rank(), k)
 		}
 		return nil
 	})
