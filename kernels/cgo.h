@@ -96,6 +96,15 @@ static inline void farandole_encode_bf16(const farandole_ops* o, uint8_t* dst, c
 static inline void farandole_decode_bf16(const farandole_ops* o, float* dst, const uint8_t* src, long n) {
   o->decode_bf16(dst, (const uint16_t*)src, n);
 }
+static inline void farandole_encode_int8(const farandole_ops* o, uint8_t* dst, const float* src, long n) {
+  o->encode_int8(dst, src, n);
+}
+static inline void farandole_decode_int8(const farandole_ops* o, float* dst, const uint8_t* src, long n) {
+  o->decode_int8(dst, src, n);
+}
+static inline void farandole_residual(const farandole_ops* o, float* x, const float* sent, long n) {
+  o->residual(x, sent, n);
+}
 static inline long farandole_first_nonfinite(const farandole_ops* o, const float* x, long n) {
   return o->first_nonfinite(x, n);
 }

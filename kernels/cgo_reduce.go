@@ -64,6 +64,18 @@ func (e *native) decodeBF16(dst []float32, src []byte) {
 	C.farandole_decode_bf16(e.ops, ptr(dst), address(src), C.long(len(dst)))
 }
 
+func (e *native) encodeInt8(dst []byte, src []float32) {
+	C.farandole_encode_int8(e.ops, address(dst), ptr(src), C.long(len(src)))
+}
+
+func (e *native) decodeInt8(dst []float32, src []byte) {
+	C.farandole_decode_int8(e.ops, ptr(dst), address(src), C.long(len(dst)))
+}
+
+func (e *native) residual(x, sent []float32) {
+	C.farandole_residual(e.ops, ptr(x), ptr(sent), C.long(len(x)))
+}
+
 // address has a type without pointers behind it, so that cgo need not look whether there are any.
 func address(b []byte) *C.uint8_t { return (*C.uint8_t)(unsafe.SliceData(b)) }
 
