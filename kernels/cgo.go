@@ -50,6 +50,12 @@ package kernels
 // #cgo nocallback farandole_encode_bf16
 // #cgo noescape farandole_decode_bf16
 // #cgo nocallback farandole_decode_bf16
+// #cgo noescape farandole_encode_int8
+// #cgo nocallback farandole_encode_int8
+// #cgo noescape farandole_decode_int8
+// #cgo nocallback farandole_decode_int8
+// #cgo noescape farandole_residual
+// #cgo nocallback farandole_residual
 // #cgo noescape farandole_first_nonfinite
 // #cgo nocallback farandole_first_nonfinite
 import "C"

@@ -83,17 +83,27 @@ static inline void farandole_reduce(const farandole_ops* o, const uintptr_t* arr
                    order_count, bytes, divisor, type, op, round, stream};
   o->reduce(&t);
 }
-static inline void farandole_reduce2(const farandole_ops* o, void* dst, const void* a, const void* b, long bytes,
-                                     int type, int op, int stream) {
+static inline void farandole_reduce2(const farandole_ops* o, uint8_t* dst, const uint8_t* a, const uint8_t* b,
+                                     long bytes, int type, int op, int stream) {
+  void* dsts[1] = {dst};
   const void* srcs[2] = {a, b};
-  reduce_args t = {&dst, srcs, 0, 1, 2, 0, bytes, 0, type, op, 0, stream};
+  reduce_args t = {dsts, srcs, 0, 1, 2, 0, bytes, 0, type, op, 0, stream};
   o->reduce(&t);
 }
-static inline void farandole_encode_bf16(const farandole_ops* o, void* dst, const float* src, long n) {
+static inline void farandole_encode_bf16(const farandole_ops* o, uint8_t* dst, const float* src, long n) {
   o->encode_bf16((uint16_t*)dst, src, n);
 }
-static inline void farandole_decode_bf16(const farandole_ops* o, float* dst, const void* src, long n) {
+static inline void farandole_decode_bf16(const farandole_ops* o, float* dst, const uint8_t* src, long n) {
   o->decode_bf16(dst, (const uint16_t*)src, n);
+}
+static inline void farandole_encode_int8(const farandole_ops* o, uint8_t* dst, const float* src, long n) {
+  o->encode_int8(dst, src, n);
+}
+static inline void farandole_decode_int8(const farandole_ops* o, float* dst, const uint8_t* src, long n) {
+  o->decode_int8(dst, src, n);
+}
+static inline void farandole_residual(const farandole_ops* o, float* x, const float* sent, long n) {
+  o->residual(x, sent, n);
 }
 static inline long farandole_first_nonfinite(const farandole_ops* o, const float* x, long n) {
   return o->first_nonfinite(x, n);

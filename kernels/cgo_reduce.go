@@ -18,6 +18,10 @@ const fewArrays = 24
 var manyArrays = sync.Pool{New: func() any { return new([]uintptr) }}
 
 func (e *native) reduce(r *Reduction, dsts, srcs [][]byte, stream bool) {
+	if len(srcs) == 2 && len(dsts) == 1 && r.Order == nil && r.Divisor <= 1 && !r.Round {
+		e.reduce2(r.Type, r.Op, dsts[0], srcs[0], srcs[1], stream)
+		return
+	}
 	arrays := len(dsts) + len(srcs)
 	if arrays <= fewArrays {
 		var few [fewArrays]uintptr
@@ -60,7 +64,20 @@ func (e *native) decodeBF16(dst []float32, src []byte) {
 	C.farandole_decode_bf16(e.ops, ptr(dst), address(src), C.long(len(dst)))
 }
 
-func address(b []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(b)) }
+func (e *native) encodeInt8(dst []byte, src []float32) {
+	C.farandole_encode_int8(e.ops, address(dst), ptr(src), C.long(len(src)))
+}
+
+func (e *native) decodeInt8(dst []float32, src []byte) {
+	C.farandole_decode_int8(e.ops, ptr(dst), address(src), C.long(len(dst)))
+}
+
+func (e *native) residual(x, sent []float32) {
+	C.farandole_residual(e.ops, ptr(x), ptr(sent), C.long(len(x)))
+}
+
+// address has a type without pointers behind it, so that cgo need not look whether there are any.
+func address(b []byte) *C.uint8_t { return (*C.uint8_t)(unsafe.SliceData(b)) }
 
 func flag(b bool) C.int {
 	if b {

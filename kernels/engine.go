@@ -36,6 +36,9 @@ type engine interface {
 	reduce2(t DType, op RedOp, dst, a, b []byte, stream bool)
 	encodeBF16(dst []byte, src []float32)
 	decodeBF16(dst []float32, src []byte)
+	encodeInt8(dst []byte, src []float32)
+	decodeInt8(dst []float32, src []byte)
+	residual(x, sent []float32)
 
 	firstNonFinite(x []float32) int
 	// fmaLoop does about the given number of floating-point operations in registers and returns how many it did.

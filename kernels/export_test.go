@@ -15,3 +15,7 @@ func Reduce2On(isa string, stream bool, t DType, op RedOp, dst, a, b []byte) {
 
 func EncodeBF16On(isa string, dst []byte, src []float32) { newEngine(isa).encodeBF16(dst, src) }
 func DecodeBF16On(isa string, dst []float32, src []byte) { newEngine(isa).decodeBF16(dst, src) }
+
+func EncodeInt8On(isa string, dst []byte, src []float32) { newEngine(isa).encodeInt8(dst, src) }
+func DecodeInt8On(isa string, dst []float32, src []byte) { newEngine(isa).decodeInt8(dst, src) }
+func ResidualOn(isa string, x, sent []float32)           { newEngine(isa).residual(x, sent) }

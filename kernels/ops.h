@@ -72,6 +72,9 @@ typedef struct {
   void (*reduce)(const reduce_args* t);
   void (*encode_bf16)(uint16_t* dst, const float* src, long n);
   void (*decode_bf16)(float* dst, const uint16_t* src, long n);
+  void (*encode_int8)(uint8_t* dst, const float* src, long n);
+  void (*decode_int8)(float* dst, const uint8_t* src, long n);
+  void (*residual)(float* x, const float* sent, long n);
   long (*first_nonfinite)(const float* x, long n);
   // fma_loop does rounds times fma_flops floating-point operations in registers and returns what depends on them.
   float (*fma_loop)(long rounds, float x);

@@ -7,6 +7,7 @@
 #include "ops_reduce_kernels.h"
 #include "ops_reduce_fused.h"
 #include "ops_reduce.h"
+#include "ops_quantize.h"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -38,6 +39,9 @@ const farandole_ops JOIN(farandole_ops_, ISA) = {
     .reduce = op_reduce,
     .encode_bf16 = op_encode_bf16,
     .decode_bf16 = op_decode_bf16,
+    .encode_int8 = op_encode_int8,
+    .decode_int8 = op_decode_int8,
+    .residual = op_residual,
     .first_nonfinite = op_first_nonfinite,
     .fma_loop = op_fma_loop,
     .fma_flops = 2L * 16 * FMA_CHAINS,
