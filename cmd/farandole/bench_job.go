@@ -28,9 +28,7 @@ type benchJob struct {
 	warn   func(format string, args ...any)
 
 	formed bool
-	next   int      // the cell whose timing comes next
-	lost   string   // the first rank that was lost, and why
-	hosts  []string // of the ranks
+	next   int // the cell whose timing comes next
 }
 
 // benchByJob submits the task as a job of the coordinator at addr, and hands on each cell's timing.
@@ -113,7 +111,6 @@ func (b *benchJob) event(e *pb.JobEvent, each func(benchTiming) error) error {
 	switch {
 	case e.GetView() != nil:
 		b.formed = true
-		b.hosts = e.GetView().Hosts
 	case e.GetChange() != nil:
 		return b.change(e.GetChange())
 	case e.GetLogs() != nil:

@@ -18,7 +18,7 @@ func plotReport(path string, r *benchReport, earlier *earlierRun) error {
 		}
 	}
 	c := newCanvas(plotWidth, plotHeight)
-	c.text(plotWidth/2, plotMargin/2, title, inkColor, alignMiddle, true)
+	c.text(plotWidth/2, plotMargin/3, title, inkColor, alignMiddle, true)
 	half := (plotHeight - plotMargin) / 2
 	panels := []struct {
 		label string
@@ -69,7 +69,11 @@ func plotCurves(r *benchReport, earlier *earlierRun, of func(benchRow) float64) 
 	}
 	add(r.Rows, "", false)
 	if earlier != nil {
-		add(earlier.report.Rows, ", earlier", true)
+		suffix := ", earlier"
+		if t := earlier.report.Transport; t != r.Transport {
+			suffix += " over " + t
+		}
+		add(earlier.report.Rows, suffix, true)
 	}
 	return out
 }

@@ -10,7 +10,7 @@ import (
 const (
 	plotWidth  = 960
 	plotHeight = 960
-	plotMargin = 48
+	plotMargin = 56
 )
 
 var (
