@@ -34,14 +34,17 @@ type Config struct {
 	// called from one goroutine, for every connection after each Period. Nil means that nobody looks.
 	Look   func(fd int) string
 	Period time.Duration
+
+	// Hosts names the host of every rank, by rank; nil when it is not known. It must be equal on all ranks.
+	Hosts []string
 }
 
-// stream is one rank's place in a formed mesh. It implements collective.Transport, Marker and
-// Duplex.
+// stream is one rank's place in a formed mesh. It implements collective.Transport, Marker, Duplex and Topology.
 type stream struct {
 	id       transport.ID
 	peers    []*peer // by rank; nil for this one
 	checksum bool
+	hosts    []string
 	op       collective.Op // written by Mark alone, while no Send and no Recv runs
 	spare    bool
 	push     func() // set by Meanwhile alone, while no Recv runs
@@ -77,7 +80,7 @@ func (p *peer) wireOf(number uint32) *wire { return &p.wires[number%uint32(len(p
 // New makes a transport of the connections with each rank; id's own has none. It owns them, also when it returns an
 // error. It has one goroutine, which ends with Close, if cfg.Look is set, and none otherwise.
 func New(id transport.ID, conns [][]net.Conn, cfg Config) (collective.Transport, error) {
-	t := &stream{id: id, peers: make([]*peer, len(conns)), checksum: cfg.Checksum, spare: 2*max(cfg.Here, 1) <= runtime.NumCPU(), over: make(chan struct{})}
+	t := &stream{id: id, peers: make([]*peer, len(conns)), checksum: cfg.Checksum, hosts: cfg.Hosts, spare: 2*max(cfg.Here, 1) <= runtime.NumCPU(), over: make(chan struct{})}
 	var first error
 	for r, group := range conns {
 		if r == id.Rank {
@@ -104,6 +107,14 @@ func New(id transport.ID, conns [][]net.Conn, cfg Config) (collective.Transport,
 
 func (t *stream) Rank() int  { return t.id.Rank }
 func (t *stream) World() int { return len(t.peers) }
+
+// Host implements collective.Topology: ranks whose host is not known count as sharing one.
+func (t *stream) Host(rank int) string {
+	if t.hosts == nil {
+		return ""
+	}
+	return t.hosts[rank]
+}
 
 // Mark implements collective.Marker.
 func (t *stream) Mark(op collective.Op) { t.op = op }

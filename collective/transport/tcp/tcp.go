@@ -90,23 +90,37 @@ func (l *Listener) Connect(ctx context.Context, id ID, addrs []string) (collecti
 	if err != nil {
 		return nil, err
 	}
-	here := 1
-	for r, group := range conns {
-		for i, c := range group {
-			if err := tune(c.(*net.TCPConn), l.cfg.Liveness); err != nil {
-				l.cfg.logger().Warn("data connection cannot be tuned", "rank", r, "gen", id.Generation, "err", err)
-			}
-			if i == 0 && sameHost(c) {
-				here++
-			}
-		}
-	}
-	t, err := stream.New(id, conns, l.cfg.stream(here))
+	t, err := Carry(id, conns, nil, l.cfg)
 	if err != nil {
 		return nil, fmt.Errorf("tcp: generation %d: %w", id.Generation, err)
 	}
 	return t, nil
 }
+
+// Carry makes a transport of the connections of a formed mesh, which it owns. Those over TCP are tuned as cfg says, others
+// are used as they are. hosts is stream.Config's.
+func Carry(id transport.ID, conns [][]net.Conn, hosts []string, cfg Config) (collective.Transport, error) {
+	here := 1
+	for r, group := range conns {
+		for i, c := range group {
+			tc, ok := c.(*net.TCPConn)
+			if ok {
+				if err := tune(tc, cfg.Liveness); err != nil {
+					cfg.logger().Warn("data connection cannot be tuned", "rank", r, "gen", id.Generation, "err", err)
+				}
+			}
+			if i == 0 && (!ok || sameHost(c)) {
+				here++
+			}
+		}
+	}
+	s := cfg.stream(here)
+	s.Hosts = hosts
+	return stream.New(id, conns, s)
+}
+
+// Network is TCP for package mesh. Addresses are host:port.
+func Network() mesh.Network { return network{} }
 
 func (c *Config) logger() *slog.Logger {
 	if c.Logger == nil {
@@ -134,7 +148,6 @@ func sameHost(c net.Conn) bool {
 	return ok1 && ok2 && near.IP.Equal(far.IP)
 }
 
-// network is TCP for package mesh.
 type network struct{}
 
 func (network) Name() string { return "tcp" }

@@ -1,0 +1,192 @@
+// Package auto connects the ranks of one generation, each pair by the best path that there is between them: shared memory when
+// all ranks are on one host, else unix sockets between ranks that share a host and TCP between those that do not.
+package auto
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/transport"
+	"github.com/farandole-ml/farandole/collective/transport/mesh"
+	"github.com/farandole-ml/farandole/collective/transport/shm"
+	"github.com/farandole-ml/farandole/collective/transport/tcp"
+	"github.com/farandole-ml/farandole/elastic"
+)
+
+// Config has a Listener's settings. The zero value works.
+type Config struct {
+	// Job is the only job whose connections are accepted. Empty means that of the first Connect.
+	Job string
+
+	// Host names what ranks must have in common to use this host's memory and sockets. Empty means what the system says:
+	// the running kernel, the network namespace and the user. Tests make several hosts of one by it.
+	Host string
+
+	// Path is the one path to use: Any, or only shared memory, unix sockets or TCP. Connect fails where it does not lead.
+	// It must be equal on all ranks.
+	Path Path
+
+	// Liveness and Streams are tcp.Config's, for connections between hosts.
+	Liveness time.Duration
+	Streams  int
+
+	// Checksum protects every message by a CRC-32C; shared memory has no messages. It must be equal on all ranks.
+	Checksum bool
+
+	// Logger gets which path was taken at level Debug, and why another one had to be at level Warn. Nil means slog.Default().
+	Logger *slog.Logger
+}
+
+// Path is a way between ranks.
+type Path string
+
+// The paths.
+const (
+	Any    Path = "auto"
+	Shared Path = "shm"
+	Unix   Path = "uds"
+	TCP    Path = "tcp"
+)
+
+// ErrNoPath says that the path that Config asks for does not lead to every rank.
+var ErrNoPath = errors.New("no such path to every rank")
+
+// Listener accepts the peers of one process, for one generation after the other. Its methods may be called from any
+// goroutine.
+type Listener struct {
+	cfg    Config
+	addr   address
+	stream *mesh.Listener
+	shared *shm.Listener // nil where there is none
+
+	lost sync.Once // shared memory was given up, and that was said
+}
+
+// Listen starts accepting on addr, a TCP address such as 127.0.0.1:0, and where the system has them on sockets and memory
+// of this host. The caller must Close the Listener.
+func Listen(addr string, cfg Config) (*Listener, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	switch cfg.Path {
+	case "":
+		cfg.Path = Any
+	case Any, Shared, Unix, TCP:
+	default:
+		return nil, fmt.Errorf("auto: path %q is not known: use %s, %s, %s or %s", cfg.Path, Any, Shared, Unix, TCP)
+	}
+	if cfg.Host == "" && cfg.Path != TCP {
+		cfg.Host = hostID()
+	}
+	m := mesh.Config{Job: cfg.Job, Streams: cfg.Streams, FlagNames: []string{"message checksums"}, Logger: cfg.Logger}
+	if cfg.Checksum {
+		m.Flags = 1
+	}
+	n := newNetwork(cfg)
+	stream, err := mesh.Listen(n, addr, m)
+	if err != nil {
+		return nil, err
+	}
+	l := &Listener{cfg: cfg, stream: stream, addr: n.own}
+	if cfg.Path == Any || cfg.Path == Shared {
+		if l.shared, err = shm.Listen("", shm.Config{Job: cfg.Job, Logger: cfg.Logger}); err != nil {
+			if cfg.Path == Shared {
+				return nil, errors.Join(err, stream.Close())
+			}
+			cfg.Logger.Warn("no shared memory between workers", "err", err)
+		} else {
+			l.addr.shared = l.shared.Addr()
+		}
+	}
+	return l, nil
+}
+
+// Addr says all ways in which this process can be reached.
+func (l *Listener) Addr() string { return l.addr.String() }
+
+// Connect forms the group of id.Generation; addrs are what the ranks' Addr gave, by rank. It fails as mesh.Listener.Connect does,
+// and with ErrNoPath. The caller owns the transport.
+func (l *Listener) Connect(ctx context.Context, id transport.ID, addrs []string) (collective.Transport, error) {
+	ways := make([]address, len(addrs))
+	hosts := make([]string, len(addrs))
+	for r, a := range addrs {
+		var err error
+		if ways[r], err = parseAddress(a); err != nil {
+			return nil, fmt.Errorf("auto: rank %d: %w", r, err)
+		}
+		if hosts[r] = ways[r].host; hosts[r] == "" {
+			hosts[r] = ways[r].tcp // nothing is known of it: it shares its host with nobody
+		}
+	}
+	if err := l.leads(ways); err != nil {
+		return nil, err
+	}
+	if l.shared != nil && oneMemory(ways) {
+		names := make([]string, len(ways))
+		for r, w := range ways {
+			names[r] = w.shared
+		}
+		t, err := l.shared.Connect(ctx, id, names)
+		if err == nil || l.cfg.Path == Shared || !errors.Is(err, collective.ErrNoMemory) {
+			return t, err
+		}
+		// All ranks get this error or none.
+		l.lost.Do(func() { l.cfg.Logger.Warn("no shared memory between workers: using unix sockets", "err", err) })
+	}
+	conns, err := l.stream.Connect(ctx, id, addrs)
+	if err != nil {
+		return nil, err
+	}
+	return tcp.Carry(id, conns, hosts, tcp.Config{Liveness: l.liveness(), Checksum: l.cfg.Checksum, Logger: l.cfg.Logger})
+}
+
+// liveness is what tcp.Listen would make of the setting.
+func (l *Listener) liveness() time.Duration {
+	if l.cfg.Liveness == 0 {
+		return time.Second
+	}
+	return l.cfg.Liveness
+}
+
+// leads checks that the path which was asked for leads to every rank.
+func (l *Listener) leads(ways []address) error {
+	for r, w := range ways {
+		here := w.host != "" && w.host == l.cfg.Host
+		if l.cfg.Path == Shared && (!here || w.shared == "") || l.cfg.Path == Unix && (!here || w.unix == "") {
+			return fmt.Errorf("auto: %w: %s does not lead to rank %d at %s, which is on another host or does without", ErrNoPath, l.cfg.Path, r, w.tcp)
+		}
+	}
+	return nil
+}
+
+// oneMemory says that all ranks are several and can share memory.
+func oneMemory(ways []address) bool {
+	for _, w := range ways {
+		if w.host == "" || w.host != ways[0].host || w.shared == "" {
+			return false
+		}
+	}
+	return len(ways) > 1
+}
+
+// Fence refuses every generation lower than gen from now on: see mesh.Listener.Fence.
+func (l *Listener) Fence(gen elastic.Generation) {
+	l.stream.Fence(gen)
+	if l.shared != nil {
+		l.shared.Fence(gen)
+	}
+}
+
+// Close stops accepting and ends what is in formation. Groups that stand are not touched.
+func (l *Listener) Close() error {
+	err := l.stream.Close()
+	if l.shared != nil {
+		err = errors.Join(err, l.shared.Close())
+	}
+	return err
+}

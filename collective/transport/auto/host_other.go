@@ -1,0 +1,5 @@
+//go:build !linux
+
+package auto
+
+func hostID() string { return "" }
