@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/farandole-ml/farandole/collective/transport/auto"
 	"github.com/farandole-ml/farandole/elastic"
 )
 
@@ -41,6 +42,10 @@ type Config struct {
 
 	// Listen is the address of the data plane. Empty means 127.0.0.1:0.
 	Listen string
+
+	// Transport is how gradients and state travel between workers: auto.Path. Empty means auto, the best path there is.
+	// All workers of a job must use the same.
+	Transport string
 
 	// Liveness is the one failure-detection knob (elastic.LimitsOf). Longer forgives slower hosts, shorter
 	// recovers faster. Zero means 1 s.
@@ -79,6 +84,7 @@ func ConfigFromEnv() (Config, error) {
 		LocalRank:       int(e.integer("FARANDOLE_LOCAL_RANK")),
 		LocalWorld:      int(e.integer("LOCAL_WORLD_SIZE")),
 		Listen:          os.Getenv("FARANDOLE_LISTEN"),
+		Transport:       os.Getenv("FARANDOLE_TRANSPORT"),
 		Liveness:        e.duration("FARANDOLE_LIVENESS"),
 		CheckpointDir:   os.Getenv("FARANDOLE_CHECKPOINT_DIR"),
 		CheckpointEvery: e.integer("FARANDOLE_CHECKPOINT_EVERY"),
@@ -156,6 +162,7 @@ func (c Config) withDefaults() Config {
 	set(&c.Listen, "127.0.0.1:0")
 	set(&c.Reduce, ReduceTree)
 	set(&c.Wire, WireF32)
+	set(&c.Transport, string(auto.Any))
 	set(&c.NaN, NaNStop)
 	set(&c.Device, "auto")
 	if c.Liveness <= 0 {
@@ -178,6 +185,8 @@ func (c Config) validate() error {
 	switch {
 	case c.Coordinator != "" && c.Job == "":
 		return bad("FARANDOLE_COORDINATOR is set but FARANDOLE_JOB is not: start the program by farandole run, or unset both to train alone")
+	case !auto.Path(c.Transport).Valid():
+		return bad("transport %q is not known: use %s", c.Transport, auto.Paths)
 	case c.Reduce != ReduceTree && c.Reduce != ReduceRing:
 		return bad("reduce %q is not known: use tree or ring", c.Reduce)
 	case c.Wire != WireF32 && c.Wire != WireBF16:

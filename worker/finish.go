@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/farandole-ml/farandole/checkpoint"
-	"github.com/farandole-ml/farandole/collective/transport/tcp"
+	"github.com/farandole-ml/farandole/collective/transport/auto"
 	pb "github.com/farandole-ml/farandole/coordinator/coordinatorpb"
 	"github.com/farandole-ml/farandole/elastic"
 )
@@ -38,7 +38,7 @@ func (s *Session) start() error {
 		return s.startAlone()
 	}
 	if err == nil {
-		if s.listener, err = tcp.Listen(s.cfg.Listen, tcp.Config{Liveness: s.cfg.Liveness, Logger: s.log}); err != nil {
+		if s.listener, err = auto.Listen(s.cfg.Listen, auto.Config{Path: auto.Path(s.cfg.Transport), Liveness: s.cfg.Liveness, Logger: s.log}); err != nil {
 			err = fmt.Errorf("worker: data plane: %w", err)
 		}
 	}

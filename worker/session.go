@@ -14,7 +14,7 @@ import (
 
 	"github.com/farandole-ml/farandole/checkpoint"
 	"github.com/farandole-ml/farandole/collective"
-	"github.com/farandole-ml/farandole/collective/transport/tcp"
+	"github.com/farandole-ml/farandole/collective/transport/auto"
 	"github.com/farandole-ml/farandole/elastic"
 )
 
@@ -43,7 +43,7 @@ type Session struct {
 
 	pos       *position
 	mail      *mailbox
-	listener  *tcp.Listener // nil alone
+	listener  *auto.Listener // nil alone
 	limits    elastic.Limits
 	preempt   atomic.Bool // vote to stop after the next step
 	stdout    io.Writer

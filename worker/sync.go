@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/farandole-ml/farandole/collective"
-	"github.com/farandole-ml/farandole/collective/transport/tcp"
+	"github.com/farandole-ml/farandole/collective/transport"
 	"github.com/farandole-ml/farandole/elastic"
 )
 
@@ -32,7 +32,7 @@ func (s *Session) connect(g *generation) {
 	for r, m := range g.view.Roster {
 		addrs[r] = m.Addr
 	}
-	id := tcp.ID{Job: g.view.Job, Generation: g.number(), Rank: g.rank}
+	id := transport.ID{Job: g.view.Job, Generation: g.number(), Rank: g.rank}
 	g.connected(s.listener.Connect(ctx, id, addrs))
 }
 

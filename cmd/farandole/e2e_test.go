@@ -116,6 +116,18 @@ func TestE2EAnyWorldSizeGivesTheSameWeights(t *testing.T) {
 	}
 }
 
+// Every path carries the same sums, through a death and a join.
+func TestE2EAnyTransportGivesTheSameWeights(t *testing.T) {
+	e := newE2E(t)
+	want := e.alone(gptArgs...)
+	for _, path := range []string{"shm", "uds", "tcp"} {
+		r := e.run([]string{"--workers", "3", "--transport", path, "--chaos", "kill rank=0 step=20; join step=30"}, gptArgs...)
+		require.Zero(t, r.code, "%s", r.out)
+		require.Equal(t, want, r.WeightsSHA256, "%s\n%s", path, r.out)
+		requireLedger(t, r.summary, 60)
+	}
+}
+
 // Rounding to bfloat16 is another arithmetic, and as exact: one worker alone rounds what several would send.
 func TestE2ERoundedWireGivesTheSameWeights(t *testing.T) {
 	e := newE2E(t)

@@ -2672,11 +2672,12 @@ type JobSpec struct {
 	CheckpointDir   string                 `protobuf:"bytes,11,opt,name=checkpoint_dir,json=checkpointDir,proto3" json:"checkpoint_dir,omitempty"`
 	CheckpointEvery int64                  `protobuf:"varint,12,opt,name=checkpoint_every,json=checkpointEvery,proto3" json:"checkpoint_every,omitempty"` // steps; 0: only at the end
 	Reduce          string                 `protobuf:"bytes,13,opt,name=reduce,proto3" json:"reduce,omitempty"`                                           // tree | ring
-	Wire            string                 `protobuf:"bytes,14,opt,name=wire,proto3" json:"wire,omitempty"`                                               // f32
+	Wire            string                 `protobuf:"bytes,14,opt,name=wire,proto3" json:"wire,omitempty"`                                               // f32 | bf16
 	Threads         int32                  `protobuf:"varint,15,opt,name=threads,proto3" json:"threads,omitempty"`                                        // per worker; 0: chosen by the worker
 	Device          string                 `protobuf:"bytes,16,opt,name=device,proto3" json:"device,omitempty"`
 	LogDir          string                 `protobuf:"bytes,17,opt,name=log_dir,json=logDir,proto3" json:"log_dir,omitempty"`
 	NanPolicy       string                 `protobuf:"bytes,18,opt,name=nan_policy,json=nanPolicy,proto3" json:"nan_policy,omitempty"`        // stop | skip
+	Transport       string                 `protobuf:"bytes,20,opt,name=transport,proto3" json:"transport,omitempty"`                         // auto | shm | uds | tcp
 	ReportNanos     int64                  `protobuf:"varint,19,opt,name=report_nanos,json=reportNanos,proto3" json:"report_nanos,omitempty"` // a commit is reported at most so long after the last heartbeat; 0: with the next one
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -2834,6 +2835,13 @@ func (x *JobSpec) GetLogDir() string {
 func (x *JobSpec) GetNanPolicy() string {
 	if x != nil {
 		return x.NanPolicy
+	}
+	return ""
+}
+
+func (x *JobSpec) GetTransport() string {
+	if x != nil {
+		return x.Transport
 	}
 	return ""
 }
@@ -4339,7 +4347,7 @@ const file_coordinator_proto_rawDesc = "" +
 	"\bAddSlots\x12\x10\n" +
 	"\x03add\x18\x01 \x01(\x05R\x03add\"\x1b\n" +
 	"\aRelease\x12\x10\n" +
-	"\x03job\x18\x01 \x01(\tR\x03job\"\x8d\x04\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\"\xab\x04\n" +
 	"\aJobSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12\x10\n" +
@@ -4360,7 +4368,8 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x06device\x18\x10 \x01(\tR\x06device\x12\x17\n" +
 	"\alog_dir\x18\x11 \x01(\tR\x06logDir\x12\x1d\n" +
 	"\n" +
-	"nan_policy\x18\x12 \x01(\tR\tnanPolicy\x12!\n" +
+	"nan_policy\x18\x12 \x01(\tR\tnanPolicy\x12\x1c\n" +
+	"\ttransport\x18\x14 \x01(\tR\ttransport\x12!\n" +
 	"\freport_nanos\x18\x13 \x01(\x03R\vreportNanos\"F\n" +
 	"\rSubmitRequest\x125\n" +
 	"\x04spec\x18\x01 \x01(\v2!.farandole.coordinator.v1.JobSpecR\x04spec\"\x1f\n" +

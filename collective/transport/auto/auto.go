@@ -53,6 +53,12 @@ const (
 	TCP    Path = "tcp"
 )
 
+// Paths lists them for people.
+const Paths = "auto, shm, uds or tcp"
+
+// Valid says whether p is one of them; the empty one is Any.
+func (p Path) Valid() bool { return p == "" || p == Any || p == Shared || p == Unix || p == TCP }
+
 // ErrNoPath says that the path that Config asks for does not lead to every rank.
 var ErrNoPath = errors.New("no such path to every rank")
 
@@ -73,12 +79,11 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	switch cfg.Path {
-	case "":
+	if !cfg.Path.Valid() {
+		return nil, fmt.Errorf("auto: path %q is not known: use %s", cfg.Path, Paths)
+	}
+	if cfg.Path == "" {
 		cfg.Path = Any
-	case Any, Shared, Unix, TCP:
-	default:
-		return nil, fmt.Errorf("auto: path %q is not known: use %s, %s, %s or %s", cfg.Path, Any, Shared, Unix, TCP)
 	}
 	if cfg.Host == "" && cfg.Path != TCP {
 		cfg.Host = hostID()

@@ -64,9 +64,7 @@ func ranks(of func(rank, world int) Config) collectivetest.Mesh {
 func TestConformance(t *testing.T) {
 	for name, of := range map[string]func(rank, world int) Config{
 		"one host":  func(int, int) Config { return Config{} },
-		"uds":       func(int, int) Config { return Config{Path: Unix, Checksum: true} },
 		"two hosts": func(r, world int) Config { return Config{Host: fmt.Sprintf("host%d", 2*r/world), Streams: 2} },
-		"scattered": func(r, _ int) Config { return Config{Host: fmt.Sprintf("host%d", r%2)} },
 	} {
 		t.Run(name, func(t *testing.T) { collectivetest.Run(t, ranks(of)) })
 	}
