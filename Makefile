@@ -10,6 +10,8 @@ BENCHSTAT     := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d
 # Knobs: `make sim SEEDS=1000000`.
 SEEDS        ?= 100000
 FUZZTIME     ?= 20s
+SOAK_OPS     ?= 1000000
+SOAK_PATHS   ?= shm,uds,tcp
 BENCH        ?= .
 BENCHCOUNT   ?= 6
 TEST_TIMEOUT ?= 15m
@@ -71,6 +73,11 @@ sim: ## simulate SEEDS jobs under random faults
 e2e: ## run the process tests alone: real binaries, real signals
 	$(call some-test,$(E2E_RUN),./cmd/farandole)
 	go test -count=1 -timeout $(TEST_TIMEOUT) -run '$(E2E_RUN)' ./cmd/farandole
+
+.PHONY: soak
+soak: ## run SOAK_OPS mixed collectives on each path among processes that die and come back
+	$(call some-test,TestSoak,./collective/transport/auto)
+	go test -count=1 -timeout 120m -v -run 'TestSoak' ./collective/transport/auto -soak.ops=$(SOAK_OPS) -soak.paths=$(SOAK_PATHS)
 
 # One target per go test call is what -fuzz allows.
 .PHONY: fuzz

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -17,7 +18,13 @@ import (
 	"github.com/farandole-ml/farandole/collective/transport"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("SOAK_PATH") != "" {
+		soakMain()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience is a limit that only a hanging test reaches.
 const patience = time.Minute
