@@ -93,10 +93,11 @@ func (l *Listener) Connect(ctx context.Context, id ID, addrs []string) (collecti
 	here := 1
 	for r, group := range conns {
 		for i, c := range group {
-			if err := tune(c.(*net.TCPConn), l.cfg.Liveness); err != nil {
+			local := sameHost(c)
+			if err := tune(c.(*net.TCPConn), l.cfg.Liveness, local); err != nil {
 				l.cfg.logger().Warn("data connection cannot be tuned", "rank", r, "gen", id.Generation, "err", err)
 			}
-			if i == 0 && sameHost(c) {
+			if i == 0 && local {
 				here++
 			}
 		}
