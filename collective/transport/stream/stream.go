@@ -25,9 +25,8 @@ type Config struct {
 	// Checksum protects every message by a CRC-32C, verified on receipt. It must be equal on all ranks.
 	Checksum bool
 
-	// Here is the number of the group's ranks on this host; zero means 1. Where it has fewer cores, a rank that waits for a
-	// small message lets others run at once instead of looking for it for a while; where it has two for each rank, a large
-	// buffer is sent and received on two threads.
+	// Here is the number of the group's ranks on this host; zero means 1. With two cores for each of them, a large buffer
+	// is sent and received on two threads.
 	Here int
 
 	// Look says why the host at the other end of a connection must be taken for lost, if it must: "" otherwise. It is
@@ -88,7 +87,7 @@ func New(id transport.ID, conns [][]net.Conn, cfg Config) (collective.Transport,
 		}
 		p := &peer{rank: r, wires: make([]wire, len(group))}
 		for i, c := range group {
-			err := p.wires[i].init(c, cfg.Here > runtime.NumCPU())
+			err := p.wires[i].init(c)
 			if err != nil && first == nil {
 				first = &collective.PeerError{Rank: r, Op: "connect", Err: err}
 			}

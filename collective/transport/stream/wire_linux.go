@@ -22,7 +22,6 @@ type wire struct {
 	fd      int
 	tcp     bool
 	users   atomic.Int64 // who is using fd, plus closing; the last one out closes it
-	polls   int
 	in, out vector
 }
 
@@ -43,18 +42,17 @@ type vector struct {
 // thread takes to wake up.
 const smallBytes = 64 << 10
 
-// How a receiver of a small message waits before it sleeps: it looks up to polls times and lets other threads run in
+// How a receiver of a small message waits before it sleeps: it looks up to maxPolls times and lets other threads run in
 // between. When one of these really ran, for longer than politeness, then this core has something better to do.
 const (
-	alonePolls   = 200 // with a core for each rank on this host
-	crowdedPolls = 2
-	politeness   = 20 * time.Microsecond
+	maxPolls   = 200
+	politeness = 20 * time.Microsecond
 )
 
 var errEnded = fmt.Errorf("%w here", net.ErrClosed)
 
-// init takes the descriptor out of c and closes c. crowded says that this host has more ranks than cores.
-func (w *wire) init(c net.Conn, crowded bool) error {
+// init takes the descriptor out of c and closes c.
+func (w *wire) init(c net.Conn) error {
 	w.fd = -1
 	defer c.Close()
 	sc, ok := c.(syscall.Conn)
@@ -82,10 +80,6 @@ func (w *wire) init(c net.Conn, crowded bool) error {
 	}
 	_, w.tcp = c.(*net.TCPConn)
 	w.fd = dup
-	w.polls = alonePolls
-	if crowded {
-		w.polls = crowdedPolls
-	}
 	return nil
 }
 
@@ -208,7 +202,7 @@ func (w *wire) read(a, b []byte, t *stream) (int, error) {
 	defer v.drop()
 	polls, flags := 0, 0
 	if len(a)+len(b) <= smallBytes {
-		polls = w.polls
+		polls = maxPolls
 	}
 	if len(b) == 0 {
 		flags = unix.MSG_WAITALL

@@ -14,7 +14,7 @@ type wire struct {
 	bufs   net.Buffers
 }
 
-func (w *wire) init(c net.Conn, _ bool) error {
+func (w *wire) init(c net.Conn) error {
 	w.conn = c
 	return nil
 }

@@ -2,7 +2,6 @@ package tcp
 
 import (
 	"fmt"
-	"net"
 	"syscall"
 	"time"
 	"unsafe"
@@ -13,20 +12,6 @@ import (
 // Cut links are found by asking the kernel how the peer's host answers, not by TCP_USER_TIMEOUT: that option also ends
 // a connection whose peer only has a full receive window for that long, that is, a peer that computes while
 // this rank has sent ahead. The kernel's keepalive covers a connection on which nothing is under way.
-
-// tune sets a connection up.
-func tune(c *net.TCPConn, liveness time.Duration) error {
-	if err := c.SetNoDelay(true); err != nil {
-		return err
-	}
-	const probes = 2
-	return c.SetKeepAliveConfig(net.KeepAliveConfig{
-		Enable:   liveness > 0,
-		Idle:     max(liveness, time.Second), // the kernel counts in seconds
-		Interval: max(liveness, time.Second),
-		Count:    probes,
-	})
-}
 
 // newLook makes a stream.Config.Look. It asks into the same memory again and again.
 func newLook(liveness time.Duration) func(fd int) string {

@@ -104,12 +104,13 @@ func Carry(id transport.ID, conns [][]net.Conn, hosts []string, cfg Config) (col
 	for r, group := range conns {
 		for i, c := range group {
 			tc, ok := c.(*net.TCPConn)
+			local := !ok || sameHost(c)
 			if ok {
-				if err := tune(tc, cfg.Liveness); err != nil {
+				if err := tune(tc, cfg.Liveness, local); err != nil {
 					cfg.logger().Warn("data connection cannot be tuned", "rank", r, "gen", id.Generation, "err", err)
 				}
 			}
-			if i == 0 && (!ok || sameHost(c)) {
+			if i == 0 && local {
 				here++
 			}
 		}
