@@ -96,11 +96,9 @@ func (c *Call) checkTypes(rank int) error {
 	if c.Kind.reduces() && c.Op > Avg {
 		return fmt.Errorf("%w: %v with reduction %d", ErrMisuse, c.Kind, uint8(c.Op))
 	}
-	for _, v := range [...]Vector{c.Out, c.In} {
-		size := v.Type.Size()
-		if len(v.Data)%size != 0 || uintptr(unsafe.Pointer(unsafe.SliceData(v.Data)))%uintptr(size) != 0 {
-			return fmt.Errorf("%w: %v of %v: a vector of %d bytes is no whole number of elements, or begins at an odd address", ErrMisuse, c.Kind, v.Type, len(v.Data))
-		}
+	if !c.Out.whole() || !c.In.whole() {
+		return fmt.Errorf("%w: %v of %d bytes of %v into %d of %v: a vector is no whole number of elements, or begins at an address that its type may not have",
+			ErrMisuse, c.Kind, len(c.In.Data), c.In.Type, len(c.Out.Data), c.Out.Type)
 	}
 	return nil
 }

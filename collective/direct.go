@@ -153,12 +153,11 @@ func (p *plan) directReduce(s *spec) {
 // further that it, and all that it has heard of, have arrived. It takes ceil(log2 world) rounds. An operation on empty
 // buffers is a barrier too, so that a rank whose buffer is not empty is found out.
 func (p *plan) dissemination() {
-	token := piece{bufToken, 0, 1}
 	for d := 1; d < p.world; d *= 2 {
-		p.send(p.peer(d), token, d == 1)
+		p.send(p.peer(d), tokenOut, d == 1)
 		if d > 1 {
 			p.release(p.peer(d))
 		}
-		p.recv(p.peer(-d), token)
+		p.recv(p.peer(-d), tokenIn)
 	}
 }

@@ -12,7 +12,7 @@ type memory struct {
 	partials []Partial
 	room     []byte // what scratch is cut from
 	raw      []byte // what a narrow message is received into
-	token    [1]byte
+	token    [2]byte
 	srcs     [][]byte
 	dsts     [1][]byte
 }

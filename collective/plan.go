@@ -30,7 +30,7 @@ const (
 	bufOut buffer = iota
 	bufIn
 	bufScratch
-	bufToken   // one byte that means nothing
+	bufToken   // bytes that mean nothing: one to send, one to receive
 	bufPartial // and the following: Call.Partials
 )
 
@@ -39,6 +39,8 @@ type piece struct {
 	buf    buffer
 	lo, hi int
 }
+
+var tokenOut, tokenIn = piece{bufToken, 0, 1}, piece{bufToken, 1, 2}
 
 func (p piece) len() int { return p.hi - p.lo }
 
@@ -157,9 +159,8 @@ func (p *plan) greet() {
 	if p.world == 1 {
 		return
 	}
-	token := piece{bufToken, 0, 1}
-	p.send(p.peer(1), token, true)
-	p.recv(p.peer(-1), token)
+	p.send(p.peer(1), tokenOut, true)
+	p.recv(p.peer(-1), tokenIn)
 }
 
 // The reductions of a plan that has one operation: as it is, and with the division at the end.

@@ -94,13 +94,12 @@ func (g *Group) planAlign() {
 		}
 		return slices.Compare(a, b)
 	})
-	token := piece{bufToken, 0, 1}
 	circles = slices.CompactFunc(circles, slices.Equal)
 	for _, m := range circles {
-		p.send(place[m[(slices.Index(m, g.peer(g.rank))+1)%len(m)]], token, true)
+		p.send(place[m[(slices.Index(m, g.peer(g.rank))+1)%len(m)]], tokenOut, true)
 	}
 	for _, m := range circles {
-		p.recv(place[m[(slices.Index(m, g.peer(g.rank))+len(m)-1)%len(m)]], token)
+		p.recv(place[m[(slices.Index(m, g.peer(g.rank))+len(m)-1)%len(m)]], tokenIn)
 	}
 }
 

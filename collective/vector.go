@@ -68,6 +68,12 @@ type Vector struct {
 // Len is the number of elements.
 func (v Vector) Len() int { return len(v.Data) / v.Type.Size() }
 
+// whole says whether v is a whole number of elements at an address that they may have. Sizes are powers of two.
+func (v *Vector) whole() bool {
+	bits := uintptr(len(v.Data)) | uintptr(unsafe.Pointer(unsafe.SliceData(v.Data)))
+	return bits&uintptr(v.Type.Size()-1) == 0
+}
+
 // Of is x as a Vector; it shares x's memory.
 func Of[T float32 | float64 | int32 | int64 | uint8](x []T) Vector {
 	var zero T

@@ -247,7 +247,7 @@ func (c *cluster) algorithms(k collective.OpKind) []collective.Algorithm {
 func testCalls(t *testing.T, mesh Mesh) {
 	const seed = 20260311
 	for name, tuning := range tunings {
-		for world := 1; world <= maxWorld+1; world++ {
+		for _, world := range []int{1, 2, 3, 4, 5, 7, 9} {
 			t.Run(fmt.Sprintf("%s/world %d", name, world), func(t *testing.T) {
 				leakFree(t)
 				rng := rand.New(rand.NewPCG(seed, uint64(world)))
@@ -255,7 +255,7 @@ func testCalls(t *testing.T, mesh Mesh) {
 				defer c.close(t)
 				for _, kind := range kinds {
 					for _, a := range c.algorithms(kind) {
-						for draw := range 3 {
+						for draw := range 2 {
 							c.check(t, shape{kind: kind, algorithm: a}.draw(rng, world), draw == 0)
 						}
 					}

@@ -17,7 +17,10 @@ func New(world int) []collective.Transport {
 		for to := range pipes[r] {
 			pipes[r][to] = make(chan message)
 		}
-		all[r] = &transport{rank: r, pipes: pipes, all: all, over: make(chan struct{})}
+		all[r] = &transport{rank: r, pipes: pipes, taken: make([]chan struct{}, world), all: all, over: make(chan struct{})}
+		for to := range all[r].taken {
+			all[r].taken[to] = make(chan struct{}, 1)
+		}
 	}
 	group := make([]collective.Transport, world)
 	for r := range all {
@@ -26,7 +29,7 @@ func New(world int) []collective.Transport {
 	return group
 }
 
-// message lends a sender's bytes to a receiver until taken is closed.
+// message lends a sender's bytes to a receiver until that says taken.
 type message struct {
 	op    collective.Op
 	bytes []byte
@@ -36,6 +39,7 @@ type message struct {
 type transport struct {
 	rank  int
 	pipes [][]chan message
+	taken []chan struct{} // by receiver
 	all   []*transport
 	over  chan struct{} // closed by the first Abort
 
@@ -61,7 +65,7 @@ func (t *transport) marked() collective.Op {
 }
 
 func (t *transport) Send(to int, b []byte) error {
-	m := message{t.marked(), b, make(chan struct{})}
+	m := message{t.marked(), b, t.taken[to]}
 	select {
 	case <-t.over:
 		return t.cause()
@@ -85,7 +89,7 @@ func (t *transport) Recv(from int, b []byte) error {
 }
 
 func (t *transport) take(from int, b []byte, m message) error {
-	defer close(m.taken)
+	defer func() { m.taken <- struct{}{} }()
 	if op := t.marked(); m.op != op || len(m.bytes) != len(b) {
 		return t.fail(from, &collective.OutOfStepError{Got: m.op, Want: op, GotBytes: uint64(len(m.bytes)), WantBytes: uint64(len(b))})
 	}
