@@ -5,6 +5,7 @@
 #define AR 4  // rows of an attention tile, a divisor of BLOCK_K
 #define AV 1  // vectors in a row of an attention tile
 #define TW 4  // side of a transposed square
+#define LANES_IN_MEMORY
 
 typedef struct {
   float v[16];

@@ -4,6 +4,9 @@ enum { FUSED_MOST = 8 };
 
 typedef void (*fused_fn)(float* const* d, long dst_count, const float* const* s, long n, int stream);
 
+// Where lanes are no registers there is nothing to gain, and much to compile.
+#ifndef LANES_IN_MEMORY
+
 #define L(k) load_w(s[k] + i, w)
 #define ADD vf_add
 
@@ -99,3 +102,12 @@ static fused_fn fused_find(const reduce_args* t, const float** sources) {
   }
   return 0;
 }
+
+#else
+
+static fused_fn fused_find(const reduce_args* t, const float** sources) {
+  (void)t, (void)sources;
+  return 0;
+}
+
+#endif
