@@ -23,6 +23,12 @@ func (t *group) enter() bool {
 // leave ends an operation with p that ended with err, and gives the group's error if it failed.
 func (t *group) leave(p *peer, err error) error {
 	if err == nil {
+		if t.ep.flying.Load() > 0 {
+			select {
+			case t.kick <- struct{}{}:
+			default:
+			}
+		}
 		t.inside.Done()
 		return nil
 	}

@@ -26,6 +26,8 @@ type endpoint struct {
 	local   bool // what is posted must lie in staging
 	longest int  // bytes of a message
 
+	flying atomic.Int32 // sends of small messages that have not ended
+
 	polling sync.Mutex
 	passed  chan struct{} // has a token when polling has become free
 	done    [pollBatch]C.fab_done
@@ -147,6 +149,9 @@ func (e *endpoint) take(spins, millis int) int {
 		s.bytes, s.err = int(d.bytes), nil
 		if d.err != 0 {
 			s.err = fmt.Errorf("libfabric: %s", C.GoString(C.fab_strerror(C.int(d.err))))
+		}
+		if isSmallSend(int(d.op)) {
+			e.flying.Add(-1)
 		}
 		s.idle.Store(true)
 		select {

@@ -30,7 +30,8 @@ const (
 	frameMagic   = 0x4c4e5246
 	flagChecksum = 1
 
-	smallBytes = 64 << 10
+	// smallBytes is at most what providers send without asking the receiver first.
+	smallBytes = 8 << 10
 )
 
 // A tag says what a datagram is: header or piece, from whom, which piece (modulo maxPieces), which message.

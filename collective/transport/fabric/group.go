@@ -28,6 +28,7 @@ type group struct {
 
 	over     chan struct{} // closed by the first Abort
 	closed   chan struct{} // closed when the endpoint is
+	kick     chan struct{} // has a token when small messages are under way and nobody may be polling
 	inside   sync.WaitGroup
 	watching sync.WaitGroup
 	ending   sync.WaitGroup
@@ -44,7 +45,7 @@ var errGone = errors.New("peer gone")
 func newGroup(id transport.ID, ep *endpoint, conns []net.Conn, cfg Config) (*group, error) {
 	t := &group{
 		id: id, ep: ep, peers: make([]*peer, len(conns)), checksum: cfg.Checksum,
-		over: make(chan struct{}), closed: make(chan struct{}),
+		over: make(chan struct{}), closed: make(chan struct{}), kick: make(chan struct{}, 1),
 	}
 	if ep == nil {
 		return t, nil
@@ -64,12 +65,36 @@ func newGroup(id transport.ID, ep *endpoint, conns []net.Conn, cfg Config) (*gro
 		}
 		i++
 	}
+	t.watching.Go(t.push)
 	for _, p := range t.peers {
 		if p != nil {
 			t.watching.Go(func() { t.watch(p) })
 		}
 	}
 	return t, nil
+}
+
+// push makes the progress that small messages need when their sender has gone on to other things. It ends with the group.
+func (t *group) push() {
+	for {
+		select {
+		case <-t.kick:
+		case <-t.over:
+			return
+		}
+		if !t.enter() {
+			return
+		}
+		for t.ep.flying.Load() > 0 && !t.isOver() {
+			if !t.ep.poll(0, pollMillis) {
+				select {
+				case <-t.ep.passed:
+				case <-t.over:
+				}
+			}
+		}
+		t.inside.Done()
+	}
 }
 
 func (t *group) Rank() int  { return t.id.Rank }
@@ -121,10 +146,10 @@ func (t *group) send(p *peer, b []byte) error {
 		return err
 	}
 	p.sent = n
+	t.ep.flying.Add(1)
 	if len(b) > smallBytes {
 		return t.sendPieces(p, b)
 	}
-	t.ep.poll(0, 0) // or a rank that only sends would make no progress
 	return nil
 }
 

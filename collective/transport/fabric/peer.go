@@ -35,6 +35,12 @@ const (
 	maxNameBytes  = 512     // of an endpoint's address
 )
 
+// isSmallSend says whether an operation of the endpoint's sends a header and a small message: nobody waits for its end.
+func isSmallSend(op int) bool {
+	op %= peerOps
+	return op >= opSend && op < opSend+ahead
+}
+
 // linger is how long the end of a group may take to reach a peer that does not answer.
 const linger = 100 * time.Millisecond
 
