@@ -142,7 +142,7 @@ func (t *group) send(p *peer, b []byte) error {
 	if len(b) <= smallBytes {
 		f = append(f, b...)
 	}
-	if err := t.post(func() (bool, error) { return t.ep.send(p.base+op, f, p.rank, headerTag(t.id.Rank, n)) }); err != nil {
+	if err := t.post(p, func() (bool, error) { return t.ep.send(p.base+op, f, p.rank, headerTag(t.id.Rank, n)) }); err != nil {
 		return err
 	}
 	p.sent = n
@@ -169,7 +169,7 @@ func (t *group) sendPieces(p *peer, b []byte) error {
 		if t.stage {
 			piece = p.staged(opPiece)[:copy(p.staged(opPiece), piece)]
 		}
-		err := t.post(func() (bool, error) {
+		err := t.post(p, func() (bool, error) {
 			return t.ep.send(p.base+opPiece, piece, p.rank, pieceTag(t.id.Rank, p.sent, i))
 		})
 		if err == nil {
@@ -254,7 +254,7 @@ func (t *group) fill(p *peer, b []byte, n uint32, i int) error {
 	if t.stage {
 		b = p.staged(opFill)[:len(b)]
 	}
-	return t.post(func() (bool, error) { return t.ep.recv(p.base+opFill, b, pieceTag(p.rank, n, i)) })
+	return t.post(p, func() (bool, error) { return t.ep.recv(p.base+opFill, b, pieceTag(p.rank, n, i)) })
 }
 
 // receivePieces waits for the pieces of message n, the first of which has been asked for.
@@ -280,16 +280,15 @@ func (t *group) receivePieces(p *peer, b []byte, n uint32, size int) error {
 	return nil
 }
 
-// post calls f until there is room for what it posts.
-func (t *group) post(f func() (bool, error)) error {
+// post calls f, which posts an operation with p, until there is room for it.
+func (t *group) post(p *peer, f func() (bool, error)) error {
 	for {
 		if ok, err := f(); ok || err != nil {
 			return err
 		}
-		if t.isOver() {
-			return t.cause()
+		if err := t.pause(p); err != nil {
+			return err
 		}
-		t.ep.poll(0, 1)
 	}
 }
 
@@ -325,7 +324,7 @@ func (t *group) await(p *peer, op int) (int, error) {
 	return s.bytes, nil
 }
 
-// pause waits a moment for p to come back or go.
+// pause lets libfabric make progress while something about p cannot go on.
 func (t *group) pause(p *peer) error {
 	select {
 	case <-t.over:

@@ -96,7 +96,7 @@ func (t *group) ask(p *peer) error {
 	}
 	n := p.asked + 1
 	op := opAhead + int(n%ahead)
-	if err := t.post(func() (bool, error) { return t.ep.recv(p.base+op, p.frame(op), headerTag(p.rank, n)) }); err != nil {
+	if err := t.post(p, func() (bool, error) { return t.ep.recv(p.base+op, p.frame(op), headerTag(p.rank, n)) }); err != nil {
 		return err
 	}
 	p.asked = n
@@ -114,7 +114,7 @@ func (t *group) askLast(p *peer, last uint32, farewell []byte) error {
 			return nil
 		}
 		op := opLate + i
-		if err := t.post(func() (bool, error) { return t.ep.recv(p.base+op, p.frame(op), headerTag(p.rank, n)) }); err != nil {
+		if err := t.post(p, func() (bool, error) { return t.ep.recv(p.base+op, p.frame(op), headerTag(p.rank, n)) }); err != nil {
 			return err
 		}
 	}

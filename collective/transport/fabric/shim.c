@@ -67,15 +67,12 @@ static int usable(const struct fi_info *i) {
 	return 1;
 }
 
-static int choose(fab *f, const char *provider, const char *node) {
+// pick takes the first provider that fits, bound to the interface of node if there is one.
+static int pick(fab *f, const char *provider, const char *node, uint64_t flags) {
 	struct fi_info *hints = wanted(provider), *all = NULL;
 	if (!hints)
 		return -FI_ENOMEM;
-	int rc = -FI_ENODATA;
-	if (node[0])
-		rc = fi_getinfo(FI_VERSION(1, 15), node, NULL, FI_SOURCE, hints, &all);
-	if (rc) // a provider whose addresses are not those of the network
-		rc = fi_getinfo(FI_VERSION(1, 15), NULL, NULL, 0, hints, &all);
+	int rc = fi_getinfo(FI_VERSION(1, 15), node, NULL, flags, hints, &all);
 	fi_freeinfo(hints);
 	if (rc)
 		return rc;
@@ -84,6 +81,16 @@ static int choose(fab *f, const char *provider, const char *node) {
 			f->info = fi_dupinfo(i);
 	fi_freeinfo(all);
 	return f->info ? 0 : -FI_ENODATA;
+}
+
+static int choose(fab *f, const char *provider, const char *node) {
+	if (node[0] && !pick(f, provider, node, FI_SOURCE)) {
+		if (f->info->addr_format != FI_ADDR_STR)
+			return 0;
+		fi_freeinfo(f->info); // it would make its name of the address, the same in every process
+		f->info = NULL;
+	}
+	return pick(f, provider, NULL, 0);
 }
 
 static int open_cq(fab *f, size_t ops) {
