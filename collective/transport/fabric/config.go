@@ -1,0 +1,69 @@
+// Package fabric connects the ranks of one generation by libfabric: reliable datagrams with tagged messages, over
+// whatever network libfabric has a provider for. It is built with the tag fabric, by cgo, on Linux; without them Listen
+// returns ErrNotBuilt. See docs/fabric.md for what is tested.
+//
+// A process has one Listener for its life. Connect forms the mesh of one generation over TCP, by package mesh, and then
+// opens an endpoint and exchanges the endpoints' addresses. The TCP connections stay: a peer's goodbye comes there, and its
+// death is seen there, because providers often do not tell. Nothing here encrypts or authenticates: the port must be
+// reachable by the job's hosts only.
+package fabric
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// ErrNotBuilt says that this program has no libfabric.
+var ErrNotBuilt = errors.New("fabric: this program was built without libfabric: install libfabric-dev (Debian's name) and build with -tags fabric and cgo on Linux, or choose another transport")
+
+// ErrCorrupt says that what came from a peer is not what a peer sends.
+var ErrCorrupt = errors.New("corrupt data")
+
+// Config has a Listener's settings. The zero value works.
+type Config struct {
+	// Job is the only job whose connections are accepted. Empty means that of the first Connect.
+	Job string
+
+	// Provider is libfabric's name of the provider to use: "tcp", "shm", "verbs", "efa", …. It must be the same on all ranks.
+	// Empty means the first that libfabric offers and that reaches other hosts without emulation.
+	Provider string
+
+	// Stage makes all data go through memory of the transport's own, as it does without being asked where the provider
+	// wants memory to be registered. It costs a copy on each side.
+	Stage bool
+
+	// Liveness is how long a peer's host may leave probes of the TCP connection unanswered, at most three times in
+	// a row, before the peer is given up. Zero means 1 s, the least; negative means never.
+	Liveness time.Duration
+
+	// HandshakeTimeout is how long a new connection may take for each message of the handshake. Zero means 2 s.
+	HandshakeTimeout time.Duration
+
+	// ParkTimeout is how long an early connection waits here for Connect to be called for its generation; then the
+	// dialer is told to try again. Zero means 10 s.
+	ParkTimeout time.Duration
+
+	// MaxParked bounds the early connections. Zero means 1024.
+	MaxParked int
+
+	// MaxPending bounds the connections in handshake; a further one displaces the oldest, so that clients which
+	// connect and say nothing cannot keep a peer out. Zero means 128.
+	MaxPending int
+
+	// Checksum protects every message by a CRC-32C, verified on receipt. It must be equal on all ranks.
+	Checksum bool
+
+	// Logger gets refused and displaced connections at level Debug. Nil means slog.Default().
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.Liveness == 0 {
+		c.Liveness = time.Second
+	}
+	if c.HandshakeTimeout <= 0 {
+		c.HandshakeTimeout = 2 * time.Second
+	}
+	return c
+}

@@ -1,0 +1,217 @@
+//go:build fabric && cgo && linux
+
+package fabric
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/transport"
+	"github.com/farandole-ml/farandole/collective/transport/mesh"
+)
+
+// Listener accepts the connections of one process, for one generation after the other.
+// Its methods may be called from any goroutine.
+type Listener struct {
+	*mesh.Listener
+	cfg Config
+}
+
+// Listen starts accepting on addr (host:port; port 0 picks one). The caller must Close the Listener.
+func Listen(addr string, cfg Config) (*Listener, error) {
+	cfg = cfg.withDefaults()
+	m := mesh.Config{
+		Job: cfg.Job, HandshakeTimeout: cfg.HandshakeTimeout, ParkTimeout: cfg.ParkTimeout,
+		MaxParked: cfg.MaxParked, MaxPending: cfg.MaxPending, Logger: cfg.Logger,
+		FlagNames: []string{"message checksums", "staging"},
+	}
+	for i, on := range []bool{cfg.Checksum, cfg.Stage} {
+		if on {
+			m.Flags |= 1 << i
+		}
+	}
+	l, err := mesh.Listen(network{}, addr, m)
+	if err != nil {
+		return nil, err
+	}
+	return &Listener{l, cfg}, nil
+}
+
+// network is TCP for package mesh.
+type network struct{}
+
+// Name implements mesh.Network.
+func (network) Name() string { return "fabric" }
+
+// Listen implements mesh.Network.
+func (network) Listen(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+
+// Dial implements mesh.Network.
+func (network) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", addr)
+}
+
+// Trust implements mesh.Network.
+func (network) Trust(net.Conn) error { return nil }
+
+// Connect forms the group of id.Generation: see mesh.Listener.Connect. The caller owns the transport.
+func (l *Listener) Connect(ctx context.Context, id transport.ID, addrs []string) (collective.Transport, error) {
+	if len(addrs) > maxSources {
+		return nil, fmt.Errorf("fabric: connect: %d ranks are more than the %d that a tag can tell apart", len(addrs), maxSources)
+	}
+	groups, err := l.Listener.Connect(ctx, id, addrs)
+	if err != nil {
+		return nil, err
+	}
+	conns := make([]net.Conn, len(groups))
+	for r, c := range groups {
+		if len(c) == 1 {
+			conns[r] = c[0]
+			l.tune(c[0])
+		}
+	}
+	t, err := l.form(ctx, id, conns)
+	if err != nil {
+		for _, c := range conns {
+			if c != nil {
+				c.Close()
+			}
+		}
+		return nil, fmt.Errorf("fabric: generation %d: %w", id.Generation, err)
+	}
+	return t, nil
+}
+
+func (l *Listener) tune(c net.Conn) {
+	const probes = 2
+	_ = c.(*net.TCPConn).SetKeepAliveConfig(net.KeepAliveConfig{
+		Enable:   l.cfg.Liveness > 0,
+		Idle:     max(l.cfg.Liveness, time.Second), // the kernel counts in seconds
+		Interval: max(l.cfg.Liveness, time.Second),
+		Count:    probes,
+	})
+}
+
+// form opens an endpoint, tells the peers its address, and learns theirs.
+func (l *Listener) form(ctx context.Context, id transport.ID, conns []net.Conn) (*group, error) {
+	if len(conns) == 1 {
+		return newGroup(id, nil, conns, l.cfg)
+	}
+	node := ""
+	for _, c := range conns {
+		if c != nil {
+			node, _, _ = net.SplitHostPort(c.LocalAddr().String())
+			break
+		}
+	}
+	peers := len(conns) - 1
+	ep, err := openEndpoint(l.cfg.Provider, node, peers*peerOps, peers*peerBytes)
+	if err != nil {
+		return nil, err
+	}
+	t, err := l.meet(ctx, id, ep, conns)
+	if err != nil {
+		ep.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (l *Listener) meet(ctx context.Context, id transport.ID, ep *endpoint, conns []net.Conn) (*group, error) {
+	stop := context.AfterFunc(ctx, func() {
+		for _, c := range conns {
+			if c != nil {
+				_ = c.SetDeadline(time.Unix(1, 0))
+			}
+		}
+	})
+	defer stop()
+	name, err := ep.name()
+	if err != nil {
+		return nil, err
+	}
+	for r, c := range conns {
+		if c == nil {
+			continue
+		}
+		_ = c.SetDeadline(time.Now().Add(meetTimeout))
+		if _, err := c.Write(card{ep.provider(), name}.append(nil)); err != nil {
+			return nil, l.missed(ctx, r, err)
+		}
+	}
+	for r, c := range conns {
+		if c == nil {
+			continue
+		}
+		theirs, err := readCard(c)
+		if err == nil && theirs.provider != ep.provider() {
+			err = fmt.Errorf("libfabric's provider is %s there and %s here: name one in the configuration", theirs.provider, ep.provider())
+		}
+		if err == nil {
+			err = ep.insert(theirs.name, r)
+		}
+		if err != nil {
+			return nil, l.missed(ctx, r, err)
+		}
+	}
+	for _, c := range conns {
+		if c != nil {
+			_ = c.SetDeadline(time.Time{})
+		}
+	}
+	if !stop() {
+		return nil, context.Cause(ctx)
+	}
+	return newGroup(id, ep, conns, l.cfg)
+}
+
+func (l *Listener) missed(ctx context.Context, rank int, err error) error {
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return &collective.PeerError{Rank: rank, Op: "connect", Err: err}
+}
+
+// card is what ranks tell one another about their endpoints.
+type card struct {
+	provider string
+	name     []byte
+}
+
+const (
+	// meetTimeout is how long a rank that has connected may take to open its endpoint.
+	meetTimeout = 30 * time.Second
+
+	cardMagic        = "FARANFAB"
+	maxProviderBytes = 128
+)
+
+func (c card) append(b []byte) []byte {
+	b = append(b, cardMagic...)
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(c.provider)))
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(c.name)))
+	return append(append(b, c.provider...), c.name...)
+}
+
+// readCard reads no more than a card has, whatever is claimed.
+func readCard(r io.Reader) (card, error) {
+	var head [12]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return card{}, ended(err)
+	}
+	p, n := int(binary.LittleEndian.Uint16(head[8:])), int(binary.LittleEndian.Uint16(head[10:]))
+	if !bytes.Equal(head[:8], []byte(cardMagic)) || p > maxProviderBytes || n == 0 || n > maxNameBytes {
+		return card{}, fmt.Errorf("%w: no endpoint's address", ErrCorrupt)
+	}
+	b := make([]byte, p+n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return card{}, ended(err)
+	}
+	return card{string(b[:p]), b[p:]}, nil
+}
