@@ -59,7 +59,7 @@ func (o *benchOptions) addFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.iters, "iters", 0, fmt.Sprintf("timed samples of each size, of which one of up to 64K is a batch of %d operations (0: as many as take %v, from %d to %d)",
 		benchBatch, benchBudget, minBenchSamples, maxBenchSamples))
 	f.IntVar(&o.warmup, "warmup", 5, "operations before them")
-	f.StringVar(&o.transport, "transport", "tcp", "how ranks reach one another: "+orList(benchTransportNames()))
+	f.StringVar(&o.transport, "transport", "auto", "how ranks reach one another: "+orList(benchTransportNames())+"; auto is the best way between each two")
 	f.BoolVar(&o.checksum, "checksum", false, "protect messages by a CRC-32C, as training jobs may")
 	f.StringVar(&o.coordinator, "coordinator", "", "`host:port` of a coordinator, whose agents' hosts run the ranks, instead of this one")
 	f.StringVar(&o.program, "program", "", "`path` of farandole on the agents' hosts, with --coordinator (default: this program's own path)")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/transport"
+	"github.com/farandole-ml/farandole/collective/transport/auto"
 	"github.com/farandole-ml/farandole/collective/transport/shm"
 	"github.com/farandole-ml/farandole/collective/transport/tcp"
 	"github.com/farandole-ml/farandole/collective/transport/uds"
@@ -39,6 +40,9 @@ type benchListener interface {
 
 // benchTransports are those of this build.
 var benchTransports = []benchTransport{
+	{name: "auto", registers: true, checksums: true, listen: func(at benchSocket) (benchListener, error) {
+		return auto.Listen(at.ip+":0", auto.Config{Liveness: benchIdle, Checksum: at.checksum, Logger: at.log})
+	}},
 	{name: "inproc", here: true},
 	{name: "shm", registers: true, oneHost: true, listen: func(at benchSocket) (benchListener, error) {
 		return shm.Listen("", shm.Config{Logger: at.log})
