@@ -16,13 +16,14 @@ func benchInProcess(ctx context.Context, task *benchTask, each func(benchTiming)
 	results := make([]chan benchResult, task.Ranks)
 	for i, tr := range inproc.New(task.Ranks) {
 		results[i] = make(chan benchResult, 1)
-		g, err := task.group(tr)
+		notes := &benchNotes{}
+		g, err := task.group(tr, notes)
 		if err != nil {
 			return err
 		}
 		defer g.Close() // when all have ended: a rank that leaves would look lost to the others
 		ranks.Go(func() error {
-			return task.measure(ctx, g, func(r benchResult) error {
+			return task.measure(ctx, g, notes, func(r benchResult) error {
 				select {
 				case results[i] <- r:
 					return nil

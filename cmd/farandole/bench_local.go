@@ -78,7 +78,11 @@ func (f *benchProcs) dismiss() {
 
 // limit is how long a cell may take.
 func (c benchCell) limit() time.Duration {
-	return benchForm + benchOpLimit*time.Duration(c.Iters+c.Warmup+5) + benchSlack
+	iters := c.Iters
+	if iters == 0 {
+		iters = maxBenchSamples
+	}
+	return benchForm + benchOpLimit*time.Duration(iters+c.Warmup+5) + benchSlack
 }
 
 // benchProcs are the ranks' processes.

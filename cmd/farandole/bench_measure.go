@@ -21,6 +21,14 @@ const (
 	benchBatchBytes = 64 << 10 // the largest operation that is batched
 )
 
+// How many samples a cell gets that does not say: as many as fit into benchBudget, within limits. Small operations need many, because the
+// first ones find cold caches and sleeping processors.
+const (
+	benchBudget     = 200 * time.Millisecond
+	minBenchSamples = 20
+	maxBenchSamples = 2000
+)
+
 // benchResult is one cell on one rank.
 type benchResult struct {
 	Cell      int
@@ -28,6 +36,7 @@ type benchResult struct {
 	Batch     int     // operations in a sample
 	Nanos     []int64 // of each sample
 	Algorithm string  // that was chosen
+	Notes     []string
 	Err       string
 }
 
@@ -138,11 +147,15 @@ func (r *benchRunner) time(ctx context.Context, res *benchResult) error {
 			return err
 		}
 	}
-	limit := benchOpLimit * time.Duration(c.Iters)
+	samples, err := r.samples(ctx, res.Batch)
+	if err != nil {
+		return err
+	}
+	limit := benchOpLimit * time.Duration(samples)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no end within %s", limit))
 	defer cancel()
-	res.Nanos = make([]int64, 0, c.Iters)
-	for range c.Iters {
+	res.Nanos = make([]int64, 0, samples)
+	for range samples {
 		if err := r.group.Barrier(ctx); err != nil {
 			return err
 		}
@@ -155,6 +168,25 @@ func (r *benchRunner) time(ctx context.Context, res *benchResult) error {
 		res.Nanos = append(res.Nanos, time.Since(began).Nanoseconds())
 	}
 	return within(ctx, r.group.Barrier)
+}
+
+// samples is how many are to be taken: what the cell says, or what rank 0 finds after a trial.
+func (r *benchRunner) samples(ctx context.Context, batch int) (int, error) {
+	if n := r.buf.cell.Iters; n > 0 {
+		return n, nil
+	}
+	if err := within(ctx, r.group.Barrier); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	for range batch {
+		if err := within(ctx, r.once); err != nil {
+			return 0, err
+		}
+	}
+	n := []int64{int64(benchBudget / max(time.Since(began), 1))}
+	err := within(ctx, func(ctx context.Context) error { return r.group.Broadcast(ctx, collective.Of(n), 0) })
+	return int(min(max(n[0], minBenchSamples), maxBenchSamples)), err
 }
 
 // benchRing sends to the next rank beside receiving from the one before: the sends have a goroutine of their own.

@@ -56,9 +56,10 @@ func newBenchOptions() *benchOptions {
 // addFlags adds the flags that every measurement has.
 func (o *benchOptions) addFlags(f *pflag.FlagSet) {
 	f.IntVarP(&o.ranks, "ranks", "n", 2, "processes")
-	f.IntVar(&o.iters, "iters", 20, "timed samples of each size; one of up to 64K is a batch of "+strconv.Itoa(benchBatch))
+	f.IntVar(&o.iters, "iters", 0, fmt.Sprintf("timed samples of each size, of which one of up to 64K is a batch of %d operations (0: as many as take %v, from %d to %d)",
+		benchBatch, benchBudget, minBenchSamples, maxBenchSamples))
 	f.IntVar(&o.warmup, "warmup", 5, "operations before them")
-	f.StringVar(&o.transport, "transport", "tcp", "how ranks reach one another: "+orList(benchTransportNames()))
+	f.StringVar(&o.transport, "transport", "auto", "how ranks reach one another: "+orList(benchTransportNames())+"; auto is the best way between each two")
 	f.BoolVar(&o.checksum, "checksum", false, "protect messages by a CRC-32C, as training jobs may")
 	f.StringVar(&o.coordinator, "coordinator", "", "`host:port` of a coordinator, whose agents' hosts run the ranks, instead of this one")
 	f.StringVar(&o.program, "program", "", "`path` of farandole on the agents' hosts, with --coordinator (default: this program's own path)")
@@ -116,8 +117,8 @@ func (o *benchOptions) validate(op benchOp) error {
 	switch {
 	case o.ranks < 1 || o.ranks > maxBenchRanks:
 		return usagef("-n wants 1 to %d ranks, not %d", maxBenchRanks, o.ranks)
-	case o.iters < 1 || o.iters > maxBenchIters:
-		return usagef("--iters wants 1 to %d, not %d", maxBenchIters, o.iters)
+	case o.iters < 0 || o.iters > maxBenchIters:
+		return usagef("--iters wants 1 to %d, or 0 for as many as fit, not %d", maxBenchIters, o.iters)
 	case o.warmup < 0 || o.warmup > maxBenchIters:
 		return usagef("--warmup wants 0 to %d, not %d", maxBenchIters, o.warmup)
 	case op.kind == collective.OpSendRecv && o.ranks < 2:

@@ -38,8 +38,8 @@ type benchSeat struct {
 }
 
 // group makes the group of a connected rank.
-func (t *benchTask) group(tr collective.Transport) (*collective.Group, error) {
-	tuning := collective.Tuning{}
+func (t *benchTask) group(tr collective.Transport, notes *benchNotes) (*collective.Group, error) {
+	tuning := collective.Tuning{Logger: notes.logger()}
 	if t.Table != nil {
 		table, err := collective.ParseTable(t.Table)
 		if err != nil {
@@ -52,13 +52,13 @@ func (t *benchTask) group(tr collective.Transport) (*collective.Group, error) {
 }
 
 // measure does all cells on one rank and hands on each result.
-func (t *benchTask) measure(ctx context.Context, g *collective.Group, each func(benchResult) error) error {
+func (t *benchTask) measure(ctx context.Context, g *collective.Group, notes *benchNotes, each func(benchResult) error) error {
 	for i, c := range t.Cells {
 		r, err := measureCell(ctx, g, c)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c, err)
 		}
-		r.Cell = i
+		r.Cell, r.Notes = i, notes.take()
 		if err := each(r); err != nil {
 			return err
 		}
@@ -92,7 +92,8 @@ func benchRank(ctx context.Context, stdin io.Reader, enc *json.Encoder) error {
 	if err != nil {
 		return fmt.Errorf("transport: %w", err)
 	}
-	l, err := t.listen(benchSocket{ip: "127.0.0.1", checksum: task.Checksum})
+	notes := &benchNotes{}
+	l, err := t.listen(benchSocket{ip: "127.0.0.1", checksum: task.Checksum, log: notes.logger()})
 	if err != nil {
 		return err
 	}
@@ -118,12 +119,12 @@ func benchRank(ctx context.Context, stdin io.Reader, enc *json.Encoder) error {
 	if err != nil {
 		return err
 	}
-	g, err := task.group(tr)
+	g, err := task.group(tr, notes)
 	if err != nil {
 		return err
 	}
 	defer g.Close()
-	if err := task.measure(ctx, g, func(r benchResult) error { return enc.Encode(r) }); err != nil {
+	if err := task.measure(ctx, g, notes, func(r benchResult) error { return enc.Encode(r) }); err != nil {
 		return err
 	}
 	<-dismissed // the others may still be at the last barrier: a rank that leaves would look lost to them

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 
@@ -13,20 +14,25 @@ import (
 type benchTiming struct {
 	Cell      int
 	Nanos     float64 // of one operation: the slowest rank of each sample, the median over samples
-	Wrong     int64   // over all ranks
+	Samples   int
+	Wrong     int64 // over all ranks
 	Algorithm string
+	Notes     []string // what ranks warned of
 }
 
 // mergeResults makes one of all ranks' results for a cell.
 func mergeResults(rs []benchResult) (benchTiming, error) {
 	first := rs[0]
 	slowest := slices.Clone(first.Nanos)
-	t := benchTiming{Cell: first.Cell, Algorithm: first.Algorithm}
-	for _, r := range rs {
+	t := benchTiming{Cell: first.Cell, Samples: len(first.Nanos), Algorithm: first.Algorithm}
+	for rank, r := range rs {
 		if r.Cell != first.Cell || r.Batch != first.Batch || len(r.Nanos) != len(slowest) {
 			return t, errors.New("the ranks measured different things: do they run one version of farandole?")
 		}
 		t.Wrong += r.Wrong
+		for _, n := range r.Notes {
+			t.Notes = append(t.Notes, fmt.Sprintf("rank %d: %s", rank, n))
+		}
 		for i, ns := range r.Nanos {
 			slowest[i] = max(slowest[i], ns)
 		}
@@ -56,6 +62,7 @@ type benchRow struct {
 	Root      int      `json:"root"` // -1: the operation has none
 	Algorithm string   `json:"algorithm"`
 	InPlace   bool     `json:"in_place"`
+	Samples   int      `json:"samples"`
 	TimeUS    float64  `json:"time_us"`
 	AlgBW     float64  `json:"algbw"`
 	BusBW     float64  `json:"busbw"`
@@ -70,7 +77,7 @@ type benchReport struct {
 	Transport  string     `json:"transport"`
 	Buffers    string     `json:"buffers"`
 	Shards     int        `json:"shards,omitempty"`
-	Iterations int        `json:"iterations"`
+	Iterations int        `json:"iterations"` // samples that were asked for; 0: see the rows
 	Warmup     int        `json:"warmup"`
 	AvgBusBW   float64    `json:"avg_busbw"`
 	MeanRatio  float64    `json:"mean_ratio,omitempty"` // geometric, with --compare
@@ -95,7 +102,7 @@ func newBenchRow(op benchOp, ranks int, c benchCell, t benchTiming) benchRow {
 		size = int64(typ.Size())
 	}
 	r := benchRow{Size: c.Bytes, Count: c.count(op, int(size), ranks), Type: c.Type, Redop: "none", Root: -1,
-		Algorithm: t.Algorithm, InPlace: c.Place == inPlace, TimeUS: t.Nanos / 1e3}
+		Algorithm: t.Algorithm, InPlace: c.Place == inPlace, Samples: t.Samples, TimeUS: t.Nanos / 1e3}
 	if op.reduces {
 		r.Redop = c.Redop
 	}

@@ -34,7 +34,7 @@ func TestMergeTakesTheSlowestRankThenTheMedian(t *testing.T) {
 		{Cell: 3, Batch: 2, Nanos: []int64{3_000_000, 1_000_000, 1_000_000}, Wrong: 2},
 	})
 	require.NoError(t, err)
-	require.Equal(t, benchTiming{Cell: 3, Nanos: 1_500_000, Wrong: 2, Algorithm: "ring"}, m, "the median of 3, 2, 9 ms, for two operations")
+	require.Equal(t, benchTiming{Cell: 3, Nanos: 1_500_000, Samples: 3, Wrong: 2, Algorithm: "ring"}, m, "the median of 3, 2, 9 ms, for two operations")
 	_, err = mergeResults([]benchResult{{Cell: 1, Nanos: []int64{1}}, {Cell: 2, Nanos: []int64{1}}})
 	require.Error(t, err, "ranks that measured different cells")
 }
@@ -89,4 +89,16 @@ func TestBenchTable(t *testing.T) {
 	require.Equal(t, "# average bus bandwidth: 1.5000 GB/s", lines[5])
 	require.Equal(t, strings.LastIndex(lines[2], "#wrong")+len("#wrong"), strings.LastIndex(lines[4], "N/A")+len("N/A"), "headings end above their columns")
 	require.Equal(t, strings.LastIndex(lines[3], "(us)")+len("(us)"), strings.LastIndex(lines[4], "4.10")+len("4.10"))
+}
+
+// What a rank warns of reaches the reader, once.
+func TestBenchNotes(t *testing.T) {
+	n := &benchNotes{}
+	n.logger().Info("nothing to see")
+	require.Empty(t, n.take())
+	n.logger().Warn("no registered memory", "bytes", 7)
+	m, err := mergeResults([]benchResult{{}, {Notes: n.take()}})
+	require.NoError(t, err)
+	require.Equal(t, []string{`rank 1: msg="no registered memory" bytes=7`}, m.Notes)
+	require.Empty(t, n.take())
 }

@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/transport"
+	"github.com/farandole-ml/farandole/collective/transport/auto"
+	"github.com/farandole-ml/farandole/collective/transport/shm"
 	"github.com/farandole-ml/farandole/collective/transport/tcp"
 	"github.com/farandole-ml/farandole/collective/transport/uds"
 )
@@ -25,6 +28,7 @@ type benchTransport struct {
 type benchSocket struct {
 	ip       string
 	checksum bool
+	log      *slog.Logger
 }
 
 // benchListener is what all transports' listeners have.
@@ -36,12 +40,18 @@ type benchListener interface {
 
 // benchTransports are those of this build.
 var benchTransports = []benchTransport{
+	{name: "auto", registers: true, checksums: true, listen: func(at benchSocket) (benchListener, error) {
+		return auto.Listen(at.ip+":0", auto.Config{Liveness: benchIdle, Checksum: at.checksum, Logger: at.log})
+	}},
 	{name: "inproc", here: true},
+	{name: "shm", registers: true, oneHost: true, listen: func(at benchSocket) (benchListener, error) {
+		return shm.Listen("", shm.Config{Logger: at.log})
+	}},
 	{name: "uds", checksums: true, oneHost: true, listen: func(at benchSocket) (benchListener, error) {
-		return uds.Listen("", uds.Config{Checksum: at.checksum, Logger: discardLog()})
+		return uds.Listen("", uds.Config{Checksum: at.checksum, Logger: at.log})
 	}},
 	{name: "tcp", checksums: true, listen: func(at benchSocket) (benchListener, error) {
-		return tcp.Listen(at.ip+":0", tcp.Config{Liveness: benchIdle, Checksum: at.checksum, Logger: discardLog()})
+		return tcp.Listen(at.ip+":0", tcp.Config{Liveness: benchIdle, Checksum: at.checksum, Logger: at.log})
 	}},
 }
 

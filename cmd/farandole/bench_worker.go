@@ -35,6 +35,7 @@ type benchWorker struct {
 	told     []float32 // its gradient
 	session  *worker.Session
 	rank     int
+	notes    benchNotes
 	group    *collective.Group
 }
 
@@ -110,7 +111,7 @@ func (w *benchWorker) Setup(_ context.Context, s *worker.Session) error {
 	if err != nil {
 		return errors.New("FARANDOLE_LISTEN is no address: start this by farandole bench --coordinator")
 	}
-	if w.listener, err = t.listen(benchSocket{ip: ip, checksum: w.task.Checksum}); err != nil {
+	if w.listener, err = t.listen(benchSocket{ip: ip, checksum: w.task.Checksum, log: w.notes.logger()}); err != nil {
 		return err
 	}
 	if w.here = os.Getenv("FARANDOLE_HOST") + " " + w.listener.Addr(); len(w.here) > benchSeatBytes {
@@ -150,7 +151,7 @@ func (w *benchWorker) Apply(_ context.Context, step elastic.Step) error {
 		time.Sleep(benchModesty)
 		return fmt.Errorf("rank %d: %s: %w", w.rank, w.task.Cells[cell], err)
 	}
-	r.Cell = cell
+	r.Cell, r.Notes = cell, w.notes.take()
 	if err := w.report(ctx, r); err != nil {
 		return fmt.Errorf("rank %d: collect the results: %w", w.rank, err)
 	}
@@ -173,7 +174,7 @@ func (w *benchWorker) connect(ctx context.Context) error {
 	defer cancel()
 	tr, err := w.listener.Connect(ctx, transport.ID{Job: "bench", Generation: 1, Rank: w.rank}, addrs)
 	if err == nil {
-		w.group, err = w.task.group(tr)
+		w.group, err = w.task.group(tr, &w.notes)
 	}
 	if err != nil {
 		return fmt.Errorf("rank %d: %w", w.rank, err)

@@ -128,13 +128,20 @@ func (o *benchOptions) measure(cmd *cobra.Command, task *benchTask, each func(be
 	if err != nil {
 		return usagef("--transport %w", err)
 	}
+	warn := func(format string, args ...any) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "farandole: "+format+"\n", args...)
+	}
+	hand := each
+	each = func(t benchTiming) error {
+		for _, n := range t.Notes {
+			warn("%s", n)
+		}
+		return hand(t)
+	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	switch {
 	case o.coordinator != "":
-		warn := func(format string, args ...any) {
-			fmt.Fprintf(cmd.ErrOrStderr(), "farandole: "+format+"\n", args...)
-		}
 		err = benchByJob(ctx, o.coordinator, o.program, task, warn, each)
 	case t.here:
 		err = benchInProcess(ctx, task, each)
