@@ -120,6 +120,15 @@ func mapOver(mem []byte, fd int) error {
 	return nil
 }
 
+// mapPrivateOver replaces what is mapped at mem, whole pages, by zeroed memory that nobody shares.
+func mapPrivateOver(mem []byte) error {
+	base := unsafe.Pointer(unsafe.SliceData(mem))
+	if _, err := unix.MmapPtr(-1, 0, base, uintptr(len(mem)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED); err != nil {
+		return fmt.Errorf("map %d bytes: %w", len(mem), err)
+	}
+	return nil
+}
+
 func unmapMemory(mem []byte) {
 	if len(mem) > 0 {
 		_ = unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(mem)), uintptr(len(mem)))
