@@ -23,6 +23,9 @@ var errUnsealed = errors.New("memory of a peer can shrink")
 // createMemory makes n bytes of memory that can be passed to other processes: the descriptor, and where they lie here.
 // All its pages exist when it returns. It is errNoMemory when there are not enough.
 func createMemory(name string, n int) (*os.File, []byte, error) {
+	if err := checkAvailable(n); err != nil {
+		return nil, nil, err
+	}
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
 	if errors.Is(err, unix.EINVAL) { // a kernel before 6.3
 		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
