@@ -4,6 +4,7 @@ package shm
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -84,3 +85,6 @@ func connected(t testing.TB, world int) []collective.Transport {
 	}
 	return transports
 }
+
+// quiet is a log that nobody reads.
+var quiet = slog.New(slog.DiscardHandler)

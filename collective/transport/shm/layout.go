@@ -18,9 +18,12 @@ import (
 const (
 	lineBytes = 64
 
-	// slotBytes is how much a rank can stage for one meeting. With the rest it makes the segments of up to eight ranks one
-	// huge page each.
+	// slotBytes is how much a rank can stage for one meeting. Larger means fewer meetings; smaller keeps what all ranks
+	// stage in the caches. With the rest it makes the segments of up to eight ranks one huge page each.
 	slotBytes = 480 << 10
+
+	// resultBytes has room for the result of a part of a staged block: two ranks have the largest parts.
+	resultBytes = slotBytes/2 + lineBytes
 
 	// maxPlaces bounds a rank's partials of one tree reduction.
 	maxPlaces = 64
@@ -125,7 +128,7 @@ func layOut(s *segment, world int) int {
 		s.slot[i] = next(slotBytes)
 	}
 	for i := range 2 {
-		s.result[i] = next(blockBytes)
+		s.result[i] = next(512 << 10)
 		s.places[i] = (*[maxPlaces]place)(unsafe.Pointer(unsafe.SliceData(next(int(unsafe.Sizeof([maxPlaces]place{}))))))
 	}
 	s.rings = make([]ring, world)

@@ -23,6 +23,9 @@ var errUnsealed = errors.New("memory of a peer can shrink")
 // createMemory makes n bytes of memory that can be passed to other processes: the descriptor, and where they lie here.
 // All its pages exist when it returns. It is errNoMemory when there are not enough.
 func createMemory(name string, n int) (*os.File, []byte, error) {
+	if err := checkAvailable(n); err != nil {
+		return nil, nil, err
+	}
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
 	if errors.Is(err, unix.EINVAL) { // a kernel before 6.3
 		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
@@ -116,6 +119,15 @@ func mapOver(mem []byte, fd int) error {
 	}
 	if len(mem) >= hugeBytes {
 		_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // a kernel without huge pages is slower, no more
+	}
+	return nil
+}
+
+// mapPrivateOver replaces what is mapped at mem, whole pages, by zeroed memory that nobody shares.
+func mapPrivateOver(mem []byte) error {
+	base := unsafe.Pointer(unsafe.SliceData(mem))
+	if _, err := unix.MmapPtr(-1, 0, base, uintptr(len(mem)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED); err != nil {
+		return fmt.Errorf("map %d bytes: %w", len(mem), err)
 	}
 	return nil
 }

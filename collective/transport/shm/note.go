@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/farandole-ml/farandole/collective"
 )
 
@@ -93,6 +95,19 @@ func decodeNote(b *[noteBytes]byte) (note, int, error) {
 type link struct {
 	conn    *net.UnixConn
 	sending sync.Mutex
+}
+
+// process is the number of the peer's process.
+func (l *link) process() (int, error) {
+	raw, err := l.conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); cerr != nil || err != nil {
+		return 0, errors.Join(cerr, err)
+	}
+	return int(cred.Pid), nil
 }
 
 // send writes n, and passes file when it is not nil.

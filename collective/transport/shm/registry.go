@@ -75,7 +75,7 @@ func (t *member) Alloc(bytes int) ([]byte, error) {
 func (t *member) Free(b []byte) error { return t.arena.destroy(b) }
 
 // register tells the peers of b.
-func (t *member) register(b *buffer) *registration {
+func (t *member) register(b buffer) *registration {
 	lo := uintptr(unsafe.Pointer(unsafe.SliceData(b.mem)))
 	r := &registration{id: b.id, lo: lo, hi: lo + uintptr(len(b.mem)), waiting: make([]bool, len(t.peers)), settled: make(chan struct{})}
 	for i, p := range t.peers {
@@ -107,14 +107,14 @@ func (r *registration) settle() {
 }
 
 // unregister is the inverse of register.
-func (t *member) unregister(b *buffer) {
+func (t *member) unregister(id uint32) {
 	t.changing.Lock()
-	mine := slices.DeleteFunc(slices.Clone(*t.registry.own.Load()), func(r *registration) bool { return r.id == b.id })
+	mine := slices.DeleteFunc(slices.Clone(*t.registry.own.Load()), func(r *registration) bool { return r.id == id })
 	t.registry.own.Store(&mine)
 	t.changing.Unlock()
 	for _, p := range t.peers {
 		if p != nil && p.gone.Load() == nil {
-			_ = p.link.send(note{kind: noteFreed, buffer: b.id}, nil) // a peer that cannot be told has failed otherwise
+			_ = p.link.send(note{kind: noteFreed, buffer: id}, nil) // a peer that cannot be told has failed otherwise
 		}
 	}
 }

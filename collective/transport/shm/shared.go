@@ -32,6 +32,8 @@ type task struct {
 	block  int
 	blocks int // one at least
 
+	exposed bool // peers may write to out
+
 	plan       treePlan
 	srcs, dsts [][]byte // scratch
 	ins, outs  [][]byte // the arrays of all ranks, in place
@@ -46,7 +48,13 @@ func (t *member) Do(op collective.Op, c *collective.Call) (bool, error) {
 		return true, t.cause()
 	}
 	t.busy.Lock()
+	t.task.exposed = false
 	err := t.perform(op, c)
+	if err != nil && t.task.exposed {
+		if e := t.arena.isolate(t.task.out); e != nil {
+			t.log.Error("a peer may still write to registered memory: do not use it again", "bytes", len(t.task.out), "err", e)
+		}
+	}
 	t.task.in, t.task.out, t.task.partials = nil, nil, nil
 	t.idle()
 	t.leave()
@@ -80,7 +88,7 @@ func (t *member) perform(op collective.Op, c *collective.Call) error {
 
 // divide plans the blocks of a staged operation.
 func (k *task) divide(world int) {
-	k.block = blockBytes
+	k.block = slotBytes
 	switch k.op.Kind {
 	case collective.OpAllReduce:
 		k.bytes = len(k.out)
@@ -150,6 +158,7 @@ func (t *member) begin() error {
 	if flags&flagStaged != 0 {
 		t.stageIn(0)
 	}
+	k.exposed = k.sums() && out.buffer != 0
 	t.publish(&k.op, flags, in, out)
 	if err := t.gather(&k.op); err != nil {
 		return err
@@ -168,7 +177,9 @@ func (t *member) begin() error {
 	case 0:
 		return t.inPlace()
 	case voters:
+		k.exposed = false
 	default: // those that could do it in place have to stage too
+		k.exposed = false
 		t.stageIn(0)
 		if err := t.meet(&k.op); err != nil {
 			return err

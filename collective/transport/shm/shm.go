@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"runtime"
 	"time"
 
@@ -102,7 +103,8 @@ func (l *Listener) Connect(ctx context.Context, id transport.ID, addrs []string)
 // assemble makes a member of the connections, which it owns.
 func (l *Listener) assemble(ctx context.Context, id transport.ID, conns [][]net.Conn) (*member, error) {
 	t := &member{
-		id: id, arena: l.arena, log: l.log, spins: spins, peers: make([]*peer, len(conns)),
+		id: id, arena: l.arena, log: l.log, peers: make([]*peer, len(conns)),
+		spins: spins, goschedEvery: apartGosched,
 		over: make(chan struct{}), released: make(chan struct{}),
 	}
 	if len(conns) > runtime.NumCPU() {
@@ -113,6 +115,9 @@ func (l *Listener) assemble(ctx context.Context, id transport.ID, conns [][]net.
 		if r != id.Rank {
 			t.peers[r] = &peer{rank: r, link: link{conn: c[0].(*net.UnixConn)}}
 			t.peers[r].buffers.Store(new([]foreign))
+			if pid, err := t.peers[r].link.process(); err == nil && pid == os.Getpid() {
+				t.goschedEvery = togetherGosched
+			}
 		}
 	}
 	if err := t.exchange(ctx); err != nil {

@@ -4,10 +4,6 @@ package shm
 
 import "github.com/farandole-ml/farandole/collective"
 
-// blockBytes is how much of an array goes through the segments in one round of an operation that reduces. What all ranks
-// stage of it, and the results, are to stay in the cores' caches.
-const blockBytes = 256 << 10
-
 // stageIn copies what peers need of block i of this rank's arrays into its slot for the next meeting.
 func (t *member) stageIn(i int) {
 	k := &t.task
@@ -83,7 +79,7 @@ func (t *member) reduceStaged() error {
 			if all || k.root == t.id.Rank {
 				k.dsts = append(k.dsts, k.out[lo+a:lo+b])
 			}
-			if all || k.root != t.id.Rank {
+			if len(t.peers) > 1 && (all || k.root != t.id.Rank) {
 				k.dsts = append(k.dsts, t.own.result[q^1][:b-a])
 			}
 			k.red.Run(k.dsts, k.srcs)

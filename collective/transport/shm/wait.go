@@ -8,10 +8,9 @@ import (
 	"time"
 )
 
-// A wait first looks again and again, which answers fastest; then it lets others run between two looks, first goroutines
-// of this process and other processes in turn, because it is one of them that it waits for when there are more ranks than
-// cores; then it sleeps in the kernel, which costs 27 µs where this was measured, so that a rank whose peers compute for long
-// takes no processor time.
+// A wait first looks again and again, which answers fastest; then it lets others run between two looks, other processes or
+// goroutines of this one, because it is one of them that it waits for when there are more ranks than cores; then it
+// sleeps in the kernel, so that a rank whose peers compute for long takes no processor time.
 const (
 	// spins is how often a wait looks when every rank has a core.
 	spins = 2000
@@ -19,6 +18,11 @@ const (
 	crowdedSpins = 20
 	// yieldFor is how long a wait yields before it sleeps.
 	yieldFor = time.Millisecond
+	// togetherGosched and apartGosched say how often one in so many yields is to goroutines: a process whose peers
+	// are in it waits for one of them, another one does not but must let its goroutines live. It may wake a thread,
+	// which takes longer than all else here.
+	togetherGosched = 2
+	apartGosched    = 64
 	// napFor is the longest sleep. It bounds how long a rank takes to see that the group has ended.
 	napFor = 10 * time.Millisecond
 )
@@ -60,7 +64,7 @@ func (t *member) awaitSlowly(from int, value, sleepers *uint32, old uint32) (uin
 				return old, err
 			}
 		}
-		if i&1 != 0 {
+		if i%t.goschedEvery == t.goschedEvery-1 {
 			runtime.Gosched()
 		} else {
 			yieldThread()
