@@ -47,6 +47,7 @@ type stream struct {
 	op       collective.Op // written by Mark alone, while no Send and no Recv runs
 	spare    bool
 	push     func() // set by Meanwhile alone, while no Recv runs
+	from     *peer  // while push is set: whom the running Recv is for
 	waiting  waiting
 
 	watching sync.WaitGroup
@@ -68,9 +69,11 @@ type peer struct {
 	outHdr [headerBytes]byte
 	begun  bool // TrySend left a frame for Send to finish
 	gone   int  // bytes of that frame that were sent
+	broken bool // it cannot be sent; the Recv that runs will say why
 
-	received uint32
-	inHdr    [headerBytes]byte
+	receiving atomic.Bool // a Recv runs, or the incoming stream belongs to lastWords
+	received  uint32
+	inHdr     [headerBytes]byte
 }
 
 // wireOf is the connection of a message, counted from 1.
@@ -125,7 +128,7 @@ func (t *stream) Send(to int, b []byte) error {
 	}
 	p.begun = false
 	if err := p.wireOf(p.sent).write(p.outHdr[:], b, p.gone); err != nil {
-		return t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, err))
+		return t.unsendable(p, err)
 	}
 	p.sending.Store(false)
 	return nil
@@ -139,7 +142,11 @@ func (t *stream) TrySend(to int, b []byte) (bool, error) {
 	}
 	n, err := p.wireOf(p.sent).tryWrite(p.outHdr[:], b, p.gone)
 	if err != nil {
-		return false, t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, err))
+		if t.push != nil && t.from == p {
+			p.begun, p.broken = true, true // the Recv that called push will meet the end
+			return false, nil
+		}
+		return false, t.unsendable(p, err)
 	}
 	p.gone += n
 	if p.begun = p.gone < len(p.outHdr)+len(b); p.begun {
@@ -172,6 +179,24 @@ func (t *stream) Recv(from int, b []byte) error {
 		return t.cause()
 	default:
 	}
+	if !p.receiving.CompareAndSwap(false, true) {
+		<-t.over // lastWords has the stream
+		return t.cause()
+	}
+	if t.push != nil {
+		t.from = p
+	}
+	err := t.recv(p, b)
+	if t.push != nil {
+		t.from = nil
+	}
+	if err == nil {
+		p.receiving.Store(false)
+	}
+	return err
+}
+
+func (t *stream) recv(p *peer, b []byte) error {
 	// b is filled in the same system call as the header. Should the frame turn out to be another one, then
 	// b holds rubbish, as it does after any error.
 	p.received++

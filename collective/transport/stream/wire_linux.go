@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -235,6 +236,12 @@ func (w *wire) look(v *vector, polls int, t *stream) (int, syscall.Errno) {
 			return n, errno
 		}
 		t.push()
+		if t.from.broken {
+			if !w.input(time.Now().Add(lastWordsWait)) {
+				return 0, unix.EPIPE
+			}
+			continue
+		}
 		if !t.waiting.wait(t, w) {
 			break
 		}
@@ -262,6 +269,45 @@ func (w *wire) poll(v *vector, times int) (int, syscall.Errno) {
 			return 0, unix.EAGAIN
 		}
 		last = now
+	}
+}
+
+// readBy fills b until deadline; false means that it could not.
+func (w *wire) readBy(b []byte, deadline time.Time) bool {
+	if !w.enter() {
+		return false
+	}
+	defer w.leave()
+	v := &w.in
+	v.load(b, nil, 0)
+	defer v.drop()
+	for left := len(b); left > 0; {
+		n, errno := w.try(unix.SYS_RECVMSG, v)
+		switch {
+		case errno == unix.EINTR:
+		case errno == unix.EAGAIN:
+			if !w.input(deadline) {
+				return false
+			}
+		case errno != 0 || n == 0:
+			return false
+		default:
+			left -= n
+			v.advance(n)
+		}
+	}
+	return true
+}
+
+// input waits for input, or the end of it, until deadline.
+func (w *wire) input(deadline time.Time) bool {
+	fds := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}
+	for {
+		wait := max(time.Until(deadline), 0)
+		n, err := unix.Poll(fds, int((wait+time.Millisecond-1)/time.Millisecond))
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ package stream
 import (
 	"io"
 	"net"
+	"time"
 )
 
 // wire moves bytes over a connection.
@@ -36,6 +37,13 @@ func (w *wire) tryWrite(_, _ []byte, _ int) (int, error) { return 0, nil }
 func (w *wire) read(a, _ []byte, _ *stream) (int, error) {
 	_, err := io.ReadFull(w.conn, a)
 	return 0, err
+}
+
+// readBy fills b until deadline; false means that it could not.
+func (w *wire) readBy(b []byte, deadline time.Time) bool {
+	_ = w.conn.SetReadDeadline(deadline)
+	_, err := io.ReadFull(w.conn, b)
+	return err == nil
 }
 
 // control does nothing: finding a cut link is left to the control plane on this system.
