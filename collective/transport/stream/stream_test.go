@@ -213,10 +213,16 @@ func testAMoveBlamesNobody(t *testing.T, network string) {
 }
 
 // TestSteadyStateAllocatesNothing runs operations on a standing group.
-func TestSteadyStateAllocatesNothing(t *testing.T) { each(t, testSteadyStateAllocatesNothing) }
+func TestSteadyStateAllocatesNothing(t *testing.T) {
+	each(t, func(t *testing.T, network string) {
+		for name, here := range map[string]int{"one thread": 1 << 20, "two threads": 0} {
+			t.Run(name, func(t *testing.T) { testSteadyStateAllocatesNothing(t, network, here) })
+		}
+	})
+}
 
-func testSteadyStateAllocatesNothing(t *testing.T, network string) {
-	transports := connected(t, network, 2, 1, Config{})
+func testSteadyStateAllocatesNothing(t *testing.T, network string, here int) {
+	transports := connected(t, network, 2, 2, Config{Here: here})
 	const rounds = 50
 	far, near := collective.New(transports[1]), collective.New(transports[0])
 	defer near.Close()
