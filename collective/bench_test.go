@@ -26,18 +26,24 @@ type operation struct {
 	of   func(g *collective.Group, b []float32) func(ctx context.Context) error
 }
 
-var operations = []operation{
-	{"ring", func(g *collective.Group, b []float32) func(context.Context) error {
-		return func(ctx context.Context) error {
-			return g.AllReduce(ctx, collective.Of(b), collective.Of(b), collective.Sum)
-		}
-	}},
-	{"tree", func(g *collective.Group, b []float32) func(context.Context) error {
-		ranges := elastic.Assign(g.World(), g.World())
-		partials := []collective.Partial{{Node: ranges[g.Rank()], Data: b}}
-		return func(ctx context.Context) error { return g.ReduceTree(ctx, b, partials, ranges, len(ranges)) }
-	}},
-}
+// operations are the algorithms of all-reduce and of the tree-ordered one.
+var operations = func() (all []operation) {
+	for _, a := range []collective.Algorithm{collective.Ring, collective.HalvingDoubling, collective.Direct, collective.BinaryTree} {
+		all = append(all, operation{a.String(), func(g *collective.Group, b []float32) func(context.Context) error {
+			c := collective.Call{Kind: collective.OpAllReduce, Out: collective.Of(b), In: collective.Of(b), Algorithm: a}
+			return func(ctx context.Context) error { return g.Do(ctx, &c) }
+		}})
+	}
+	for _, a := range []collective.Algorithm{collective.HalvingDoubling, collective.Direct} {
+		all = append(all, operation{"tree, " + a.String(), func(g *collective.Group, b []float32) func(context.Context) error {
+			c := collective.Call{Kind: collective.OpReduceTree, Out: collective.Of(b), Algorithm: a, Shards: g.World()}
+			c.Ranges = elastic.Assign(g.World(), g.World())
+			c.Partials = []collective.Partial{{Node: c.Ranges[g.Rank()], Data: b}}
+			return func(ctx context.Context) error { return g.Do(ctx, &c) }
+		}})
+	}
+	return all
+}()
 
 func sizeName(n int) string {
 	if n >= 1<<20 {
@@ -207,6 +213,6 @@ func benchSize(ctx context.Context, g *collective.Group, op operation, size int)
 	slices.Sort(took)
 	median := took[len(took)/2]
 	bus := float64(size) * 2 * float64(g.World()-1) / float64(g.World()) / float64(median) / 1e3
-	fmt.Printf("%-5s ranks %d  %4s  best %9.1f  median %9.1f  p95 %9.1f us  busbw %6.2f GB/s\n", op.name, g.World(), sizeName(size), took[0], median, took[len(took)*95/100], bus)
+	fmt.Printf("%-22s ranks %d  %4s  best %9.1f  median %9.1f  p95 %9.1f us  busbw %6.2f GB/s\n", op.name, g.World(), sizeName(size), took[0], median, took[len(took)*95/100], bus)
 	return nil
 }

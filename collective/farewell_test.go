@@ -76,7 +76,9 @@ func TestFarewellNamesBothSides(t *testing.T) {
 
 // swappedFor checks that e names the same two sides as want, the other way around, and gives want.
 func (e *PeerError) swappedFor(t *testing.T, want *PeerError) *PeerError {
-	a, b := e.Err.(*OutOfStepError), want.Err.(*OutOfStepError)
+	var a, b *OutOfStepError
+	require.ErrorAs(t, e, &a)
+	require.ErrorAs(t, want, &b)
 	require.Equal(t, a.Got, b.Want)
 	require.Equal(t, a.Want, b.Got)
 	require.Equal(t, e.Rank, b.Witness-1)

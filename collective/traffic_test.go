@@ -85,3 +85,57 @@ func TestTraffic(t *testing.T) {
 		t.Log("\n" + table.String())
 	}
 }
+
+// TestTrafficOfAlgorithms checks the bytes that docs/algorithms.md says for each algorithm: those that all ranks send.
+func TestTrafficOfAlgorithms(t *testing.T) {
+	type row struct {
+		kind      collective.OpKind
+		algorithm collective.Algorithm
+		all       func(w, n int) int // n: bytes of the buffer, or of one rank's part of it
+	}
+	power := func(w int) (p int) {
+		for p = 1; 2*p <= w; p *= 2 {
+		}
+		return p
+	}
+	rows := []row{
+		{collective.OpAllReduce, collective.Ring, func(w, n int) int { return 2 * (w - 1) * n }},
+		{collective.OpAllReduce, collective.Direct, func(w, n int) int { return 2 * (w - 1) * n }},
+		{collective.OpAllReduce, collective.HalvingDoubling, func(w, n int) int { return 2 * (power(w) - 1 + w - power(w)) * n }},
+		{collective.OpAllReduce, collective.BinaryTree, func(w, n int) int { return 2 * (w - 1) * n }},
+		{collective.OpReduceScatter, collective.Ring, func(w, n int) int { return w * (w - 1) * n }},
+		{collective.OpReduceScatter, collective.Direct, func(w, n int) int { return w * (w - 1) * n }},
+		{collective.OpAllGather, collective.Ring, func(w, n int) int { return w * (w - 1) * n }},
+		{collective.OpAllGather, collective.Direct, func(w, n int) int { return w * (w - 1) * n }},
+		{collective.OpBroadcast, collective.Ring, func(w, n int) int { return (w - 1) * n }},
+		{collective.OpBroadcast, collective.BinaryTree, func(w, n int) int { return (w - 1) * n }},
+		{collective.OpBroadcast, collective.Direct, func(w, n int) int { return (w - 1) * n }},
+		{collective.OpReduce, collective.Ring, func(w, n int) int { return (w - 1) * n }},
+		{collective.OpReduce, collective.BinaryTree, func(w, n int) int { return (w - 1) * n }},
+		{collective.OpReduce, collective.Direct, func(w, n int) int { return (w - 1) * n }},
+		{collective.OpAllToAll, collective.Direct, func(w, n int) int { return (w - 1) * n }},
+	}
+	for _, r := range rows {
+		for world := 2; world <= 9; world++ {
+			n := 64 * 2520 // divisible by every world
+			sent := sentBy(t, world, func(g *collective.Group) error {
+				c := collective.Call{Kind: r.kind, Algorithm: r.algorithm}
+				in, out := n, n
+				switch r.kind {
+				case collective.OpReduceScatter:
+					in = n * world
+				case collective.OpAllGather:
+					out = n * world
+				}
+				c.In, c.Out = collective.Of(make([]byte, in)), collective.Of(make([]byte, out))
+				return g.Do(context.Background(), &c)
+			})
+			all := 0
+			for _, s := range sent {
+				all += int(s)
+			}
+			tokens := all - r.all(world, n)
+			require.True(t, tokens == 0 || tokens == world, "%v by %v over %d ranks: %d bytes more than said", r.kind, r.algorithm, world, tokens)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package collectivetest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -69,10 +70,15 @@ func testAsync(t *testing.T, mesh Mesh) {
 			good := g.Start(ctx, collective.Call{Kind: collective.OpBarrier})
 			bad := g.Start(ctx, collective.Call{Kind: collective.OpBroadcast, Root: 5})
 			later := g.Start(ctx, collective.Call{Kind: collective.OpBarrier})
-			require.NoError(t, good.Wait())
 			err := bad.Wait()
-			require.Equal(t, err, later.Wait())
-			require.Equal(t, err, g.Start(ctx, collective.Call{Kind: collective.OpBarrier}).Wait())
+			if early := good.Wait(); early != nil && early != err { //nolint:errorlint // the very same: the other rank's end may come before this one's barrier is over
+				return fmt.Errorf("the operation before failed with %w, not %w", early, err)
+			}
+			for _, h := range []*collective.Handle{later, g.Start(ctx, collective.Call{Kind: collective.OpBarrier})} {
+				if late := h.Wait(); late != err { //nolint:errorlint // the very same
+					return fmt.Errorf("a later operation failed with %w, not %w", late, err)
+				}
+			}
 			return err
 		})
 		misused := 0

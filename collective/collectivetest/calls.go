@@ -247,7 +247,7 @@ func (c *cluster) algorithms(k collective.OpKind) []collective.Algorithm {
 func testCalls(t *testing.T, mesh Mesh) {
 	const seed = 20260311
 	for name, tuning := range tunings {
-		for _, world := range []int{1, 2, 3, 4, 5, 7, 9} {
+		for _, world := range []int{1, 2, 3, 5, 8} {
 			t.Run(fmt.Sprintf("%s/world %d", name, world), func(t *testing.T) {
 				leakFree(t)
 				rng := rand.New(rand.NewPCG(seed, uint64(world)))

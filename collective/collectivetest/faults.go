@@ -135,7 +135,7 @@ func strikes(t *testing.T, mesh Mesh, wanted error, blow func(g *collective.Grou
 		for name, tuning := range tunings {
 			t.Run(fmt.Sprintf("world %d/%s", world, name), func(t *testing.T) {
 				leakFree(t)
-				for call := int64(0); call < 120; call += 17 {
+				for call := int64(0); call < 120; call += 29 {
 					strike(t, mesh, world, tuning, call, wanted, blow)
 				}
 			})
