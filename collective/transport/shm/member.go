@@ -24,6 +24,7 @@ type member struct {
 	peers        []*peer // by rank; nil for this one
 	arena        *arena
 	log          *slog.Logger
+	stageBytes   int // see Config
 	spins        int // see await
 	goschedEvery int
 	meetings
@@ -161,6 +162,7 @@ func (t *member) Abort(cause error) {
 	t.alarm.Add(1)
 	if !errors.Is(cause, collective.ErrClosed) {
 		for _, l := range t.own.line {
+			atomic.StoreUint32(&l.held, t.held.Load())
 			atomic.StoreUint32(&l.left, 1)
 		}
 	}

@@ -21,7 +21,7 @@ const (
 	// togetherGosched and apartGosched say how often one in so many yields is to goroutines: a process whose peers
 	// are in it waits for one of them, another one does not but must let its goroutines live. It may wake a thread,
 	// which takes longer than all else here.
-	togetherGosched = 2
+	togetherGosched = 1
 	apartGosched    = 64
 	// napFor is the longest sleep. It bounds how long a rank takes to see that the group has ended.
 	napFor = 10 * time.Millisecond
