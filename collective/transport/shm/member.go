@@ -19,14 +19,14 @@ var ErrCorrupt = errors.New("corrupt shared memory")
 // member is one rank's place in a group. It implements collective.Transport, Marker, Eager, Sharer and Allocator.
 // It has one goroutine for each peer, which reads the peer's notes.
 type member struct {
-	id           transport.ID
-	own          *segment
-	peers        []*peer // by rank; nil for this one
-	arena        *arena
-	log          *slog.Logger
-	stageBytes   int // see Config
-	spins        int // see await
-	goschedEvery int
+	id         transport.ID
+	own        *segment
+	peers      []*peer // by rank; nil for this one
+	arena      *arena
+	log        *slog.Logger
+	stageBytes int  // see Config
+	spins      int  // see await
+	together   bool // some peer is in this process
 	meetings
 	registry
 	task task

@@ -120,8 +120,8 @@ func (l *Listener) assemble(ctx context.Context, id transport.ID, conns [][]net.
 	t := &member{
 		id: id, arena: l.arena, log: l.log, peers: make([]*peer, len(conns)),
 		stageBytes: l.stageBytes / lineBytes * lineBytes,
-		spins:      spins, goschedEvery: apartGosched,
-		over: make(chan struct{}), released: make(chan struct{}),
+		spins:      spins,
+		over:       make(chan struct{}), released: make(chan struct{}),
 	}
 	if len(conns) > runtime.NumCPU() {
 		t.spins = crowdedSpins
@@ -132,7 +132,7 @@ func (l *Listener) assemble(ctx context.Context, id transport.ID, conns [][]net.
 			t.peers[r] = &peer{rank: r, link: link{conn: c[0].(*net.UnixConn)}}
 			t.peers[r].buffers.Store(new([]foreign))
 			if pid, err := t.peers[r].link.process(); err == nil && pid == os.Getpid() {
-				t.goschedEvery = togetherGosched
+				t.together = true
 			}
 		}
 	}

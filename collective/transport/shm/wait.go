@@ -18,11 +18,12 @@ const (
 	crowdedSpins = 20
 	// yieldFor is how long a wait yields before it sleeps.
 	yieldFor = time.Millisecond
-	// togetherGosched and apartGosched say how often one in so many yields is to goroutines: a process whose peers
-	// are in it waits for one of them, another one does not but must let its goroutines live. It may wake a thread,
-	// which takes longer than all else here.
-	togetherGosched = 1
-	apartGosched    = 64
+	// apartGosched says how often one in so many yields is to goroutines of this process. It may wake a thread, which takes
+	// longer than all else here; but the process must let its goroutines live.
+	apartGosched = 64
+	// togetherNap is the sleep of a process that has several of the ranks. It is left to Go, which can run another
+	// rank meanwhile: a thread in the kernel keeps its place among those that run goroutines for a while.
+	togetherNap = 100 * time.Microsecond
 	// napFor is the longest sleep. It bounds how long a rank takes to see that the group has ended.
 	napFor = 10 * time.Millisecond
 )
@@ -64,7 +65,7 @@ func (t *member) awaitSlowly(from int, value, sleepers *uint32, old uint32) (uin
 				return old, err
 			}
 		}
-		if i%t.goschedEvery == t.goschedEvery-1 {
+		if t.together || i%apartGosched == apartGosched-1 {
 			runtime.Gosched()
 		} else {
 			yieldThread()
@@ -81,15 +82,24 @@ func (t *member) awaitSlowly(from int, value, sleepers *uint32, old uint32) (uin
 		if err := t.stalled(from, value, old); err != nil {
 			return old, err
 		}
-		atomic.AddUint32(sleepers, 1)
-		if atomic.LoadUint32(value) == old {
-			sleepWord(value, old, napFor)
+		if t.together {
+			time.Sleep(togetherNap)
+		} else {
+			nap(value, sleepers, old)
 		}
-		atomic.AddUint32(sleepers, ^uint32(0))
 		if v := atomic.LoadUint32(value); v != old {
 			return v, nil
 		}
 	}
+}
+
+// nap sleeps until *value is not old, for napFor at most.
+func nap(value, sleepers *uint32, old uint32) {
+	atomic.AddUint32(sleepers, 1)
+	if atomic.LoadUint32(value) == old {
+		sleepWord(value, old, napFor)
+	}
+	atomic.AddUint32(sleepers, ^uint32(0))
 }
 
 // look says why a wait for rank from must end, if it must. What from did before it left counts.
