@@ -33,6 +33,7 @@ type member struct {
 
 	// alarm changes when a wait has reason to look at what has happened.
 	alarm atomic.Uint32
+	naps  naps
 	// holds counts who may touch the mappings: every running call, every reader, and one until Abort.
 	holds    atomic.Int64
 	readers  sync.WaitGroup
@@ -166,6 +167,7 @@ func (t *member) Abort(cause error) {
 			atomic.StoreUint32(&l.left, 1)
 		}
 	}
+	t.naps.end()
 	t.arena.forget(t)
 	bye := farewell(cause)
 	for _, p := range t.peers {
@@ -207,6 +209,7 @@ func (t *member) listen(p *peer) {
 func (t *member) heed(p *peer, d *departure) {
 	if p.gone.CompareAndSwap(nil, d) {
 		t.alarm.Add(1)
+		t.naps.end()
 		t.answerAll(p.rank)
 	}
 }

@@ -4,6 +4,8 @@ package shm
 
 import (
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -85,7 +87,7 @@ func (t *member) awaitSlowly(from int, value, sleepers *uint32, old uint32) (uin
 		if t.together {
 			time.Sleep(togetherNap)
 		} else {
-			nap(value, sleepers, old)
+			t.nap(value, sleepers, old)
 		}
 		if v := atomic.LoadUint32(value); v != old {
 			return v, nil
@@ -93,13 +95,43 @@ func (t *member) awaitSlowly(from int, value, sleepers *uint32, old uint32) (uin
 	}
 }
 
-// nap sleeps until *value is not old, for napFor at most.
-func nap(value, sleepers *uint32, old uint32) {
+// nap sleeps until *value is not old, or until this process has reason to look around, for napFor at most.
+func (t *member) nap(value, sleepers *uint32, old uint32) {
+	alarm := t.alarm.Load()
 	atomic.AddUint32(sleepers, 1)
-	if atomic.LoadUint32(value) == old {
+	t.naps.add(value)
+	if atomic.LoadUint32(value) == old && t.alarm.Load() == alarm {
 		sleepWord(value, old, napFor)
 	}
+	t.naps.remove(value)
 	atomic.AddUint32(sleepers, ^uint32(0))
+}
+
+// naps are the words that this rank's calls sleep on.
+type naps struct {
+	mu    sync.Mutex
+	words []*uint32 // guarded by mu
+}
+
+func (n *naps) add(w *uint32) {
+	n.mu.Lock()
+	n.words = append(n.words, w)
+	n.mu.Unlock()
+}
+
+func (n *naps) remove(w *uint32) {
+	n.mu.Lock()
+	n.words = slices.Delete(n.words, slices.Index(n.words, w), slices.Index(n.words, w)+1)
+	n.mu.Unlock()
+}
+
+// end wakes all that sleep. One that is just about to sleep may miss it, and sleeps for napFor.
+func (n *naps) end() {
+	n.mu.Lock()
+	for _, w := range n.words {
+		wakeWord(w)
+	}
+	n.mu.Unlock()
 }
 
 // look says why a wait for rank from must end, if it must. What from did before it left counts.
