@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/farandole-ml/farandole/collective"
 )
 
 var errNotRegistered = errors.New("not what Alloc gave, or freed already")
