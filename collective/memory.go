@@ -1,13 +1,14 @@
 package collective
 
 import (
+	"errors"
 	"os"
 	"unsafe"
 )
 
 // Alloc gives zeroed, page-aligned memory in which operations of this group need no copies, if the transport has such;
-// else, or when that is exhausted, ordinary memory, and the log says so once. It must go back by Free before the group ends, and is not to
-// be used afterwards. It is safe for concurrent use.
+// else, or when that is exhausted, ordinary memory, and the log says so once. It is an error when the group, or a peer, has ended. The
+// memory must go back by Free, and is not to be used afterwards. It is safe for concurrent use.
 func (g *Group) Alloc(bytes int) ([]byte, error) {
 	if bytes < 0 {
 		return nil, ErrMisuse
@@ -17,6 +18,9 @@ func (g *Group) Alloc(bytes int) ([]byte, error) {
 		if err == nil {
 			g.registered.Store(unsafe.SliceData(b), struct{}{})
 			return b, nil
+		}
+		if !errors.Is(err, ErrNoMemory) {
+			return nil, err
 		}
 		g.saidOnce.Do(func() {
 			g.tuning.Logger.Warn("no registered memory: buffers are copied from now on", "bytes", bytes, "err", err)

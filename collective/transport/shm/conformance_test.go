@@ -47,7 +47,7 @@ func listen(t testing.TB, world int) ([]*Listener, []string) {
 	listeners := make([]*Listener, world)
 	addrs := make([]string, world)
 	for r := range listeners {
-		l, err := Listen("", Config{})
+		l, err := Listen("", Config{StageBytes: 16 << 10}) // several blocks in short arrays
 		require.NoError(t, err)
 		t.Cleanup(func() { l.Close() })
 		listeners[r], addrs[r] = l, l.Addr()

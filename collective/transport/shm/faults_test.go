@@ -24,9 +24,9 @@ import (
 // halfGroup gives rank 0 of a group of two, and the other end of its socket for the test to play rank 1, whose segment it has too.
 func halfGroup(t *testing.T) (*member, *member, *link) {
 	near, far := socketPair(t)
-	l := &Listener{arena: &arena{}, log: quiet}
+	l := &Listener{stageBytes: minStageBytes, arena: &arena{}, log: quiet}
 	id := transport.ID{Job: "test", Generation: 1}
-	played := &member{id: transport.ID{Job: "test", Generation: 1, Rank: 1}, arena: &arena{}, log: quiet, peers: []*peer{{link: link{conn: far}}, nil}}
+	played := &member{id: transport.ID{Job: "test", Generation: 1, Rank: 1}, stageBytes: minStageBytes, arena: &arena{}, log: quiet, peers: []*peer{{link: link{conn: far}}, nil}}
 	var exchanging sync.WaitGroup
 	exchanging.Go(func() {
 		if err := played.exchange(t.Context()); err != nil {
@@ -164,7 +164,7 @@ func TestMemoryOfStrangersIsNotMapped(t *testing.T) {
 
 // TestASegmentOfAStrangerIsRefused has a first rank whose segment is not what this release makes.
 func TestASegmentOfAStrangerIsRefused(t *testing.T) {
-	size := segmentBytes(2)
+	size := segmentBytes(2, minStageBytes)
 	sealed := unix.F_SEAL_SHRINK | unix.F_SEAL_GROW
 	cases := map[string]struct {
 		n    note
@@ -184,7 +184,7 @@ func TestASegmentOfAStrangerIsRefused(t *testing.T) {
 			near, far := socketPair(t)
 			defer far.Close()
 			require.NoError(t, (&link{conn: far}).send(c.n, c.file))
-			l := &Listener{arena: &arena{}, log: quiet}
+			l := &Listener{stageBytes: minStageBytes, arena: &arena{}, log: quiet}
 			_, err := l.assemble(t.Context(), transport.ID{Job: "test", Generation: 1}, [][]net.Conn{nil, {near}})
 			require.Error(t, err)
 			if c.want != nil {

@@ -18,12 +18,8 @@ import (
 const (
 	lineBytes = 64
 
-	// slotBytes is how much a rank can stage for one meeting. Larger means fewer meetings; smaller keeps what all ranks
-	// stage in the caches. With the rest it makes the segments of up to eight ranks one huge page each.
-	slotBytes = 480 << 10
-
-	// resultBytes has room for the result of a part of a staged block: two ranks have the largest parts.
-	resultBytes = slotBytes/2 + lineBytes
+	// defaultStageBytes makes the segments of up to eight ranks, with the rest, one huge page each.
+	defaultStageBytes = 480 << 10
 
 	// maxPlaces bounds a rank's partials of one tree reduction.
 	maxPlaces = 64
@@ -57,7 +53,7 @@ type line struct {
 	in, out  uint64 // offsets of places
 	buffers  [2]uint32
 	left     uint32 // atomic: not zero when the rank has given the group up
-	_        uint32
+	held     uint32 // then: the number of the last meeting that it has seen held
 }
 
 func (l *line) inPlace() place  { return place{l.in, l.buffers[0]} }
@@ -96,7 +92,7 @@ type segment struct {
 	mem    []byte
 	line   [2]*line
 	slot   [2][]byte
-	result [2][]byte
+	result [2][]byte // half a slot: the largest part of a block, one of two, and what rounding adds
 	places [2]*[maxPlaces]place
 	rings  []ring // by receiver
 }
@@ -110,10 +106,10 @@ func ringBytes(world int) int {
 }
 
 // segmentBytes is the length of the segments of a group.
-func segmentBytes(world int) int { return roundUp(layOut(&segment{}, world)) }
+func segmentBytes(world, stageBytes int) int { return roundUp(layOut(&segment{}, world, stageBytes)) }
 
 // layOut divides s.mem among s's fields and gives the bytes that they take. Without memory it only counts.
-func layOut(s *segment, world int) int {
+func layOut(s *segment, world, stageBytes int) int {
 	at := 0
 	next := func(n int) []byte {
 		lo := at
@@ -125,7 +121,7 @@ func layOut(s *segment, world int) int {
 	}
 	for i := range 2 {
 		s.line[i] = (*line)(unsafe.Pointer(unsafe.SliceData(next(lineBytes))))
-		s.slot[i] = next(slotBytes)
+		s.slot[i] = next(stageBytes)
 	}
 	for i := range 2 {
 		s.result[i] = next(512 << 10)

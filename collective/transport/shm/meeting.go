@@ -14,7 +14,8 @@ import (
 // its place, the one with number n&1, may be written again once meeting n+1 has been held. Nothing else orders the ranks'
 // accesses: an operation whose peers read or write this rank's registered memory ends with one more meeting.
 type meetings struct {
-	count uint32 // of meetings that this rank has published
+	count uint32        // of meetings that this rank has published
+	held  atomic.Uint32 // of those that it has seen held
 }
 
 // stage is the number of the place for the next meeting.
@@ -47,10 +48,11 @@ func (t *member) gather(op *collective.Op) error {
 		if got := l.op(); got != *op {
 			return t.fail(t.outOfStep(r, got))
 		}
-		if atomic.LoadUint32(&l.left) != 0 {
-			return t.fail(t.whyLeft(r))
+		if atomic.LoadUint32(&l.left) != 0 && int32(atomic.LoadUint32(&l.held)-t.count) < 0 {
+			return t.fail(t.whyLeft(r)) // it came, and gave up before all had come
 		}
 	}
+	t.held.Store(t.count)
 	return nil
 }
 

@@ -19,19 +19,21 @@ var ErrCorrupt = errors.New("corrupt shared memory")
 // member is one rank's place in a group. It implements collective.Transport, Marker, Eager, Sharer and Allocator.
 // It has one goroutine for each peer, which reads the peer's notes.
 type member struct {
-	id           transport.ID
-	own          *segment
-	peers        []*peer // by rank; nil for this one
-	arena        *arena
-	log          *slog.Logger
-	spins        int // see await
-	goschedEvery int
+	id         transport.ID
+	own        *segment
+	peers      []*peer // by rank; nil for this one
+	arena      *arena
+	log        *slog.Logger
+	stageBytes int  // see Config
+	spins      int  // see await
+	together   bool // some peer is in this process
 	meetings
 	registry
 	task task
 
 	// alarm changes when a wait has reason to look at what has happened.
 	alarm atomic.Uint32
+	naps  naps
 	// holds counts who may touch the mappings: every running call, every reader, and one until Abort.
 	holds    atomic.Int64
 	readers  sync.WaitGroup
@@ -161,9 +163,11 @@ func (t *member) Abort(cause error) {
 	t.alarm.Add(1)
 	if !errors.Is(cause, collective.ErrClosed) {
 		for _, l := range t.own.line {
+			atomic.StoreUint32(&l.held, t.held.Load())
 			atomic.StoreUint32(&l.left, 1)
 		}
 	}
+	t.naps.end()
 	t.arena.forget(t)
 	bye := farewell(cause)
 	for _, p := range t.peers {
@@ -205,6 +209,7 @@ func (t *member) listen(p *peer) {
 func (t *member) heed(p *peer, d *departure) {
 	if p.gone.CompareAndSwap(nil, d) {
 		t.alarm.Add(1)
+		t.naps.end()
 		t.answerAll(p.rank)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/farandole-ml/farandole/collective"
 )
 
 var errNotRegistered = errors.New("not what Alloc gave, or freed already")
@@ -33,7 +35,8 @@ type registration struct {
 	lo, hi  uintptr
 	mapped  atomic.Bool   // by all
 	waiting []bool        // by rank: has not answered yet
-	refused int           // a rank that cannot map it, plus one
+	refused int           // a rank that has not mapped it, plus one
+	untold  atomic.Bool   // a rank could not be told of it
 	settled chan struct{} // closed when all have answered
 }
 
@@ -66,6 +69,12 @@ func (t *member) Alloc(bytes int) ([]byte, error) {
 	}
 	if !r.mapped.Load() {
 		_ = t.arena.destroy(b.mem)
+		if gone := t.peers[r.refused-1].gone.Load(); gone != nil {
+			return nil, fmt.Errorf("shm: a buffer of %d bytes: %w", bytes, gone.err)
+		}
+		if r.untold.Load() {
+			return nil, fmt.Errorf("shm: a buffer of %d bytes: %w", bytes, t.blame(r.refused-1, collective.ErrPeerLost))
+		}
 		return nil, fmt.Errorf("shm: a buffer of %d bytes: rank %d cannot map it: %w", bytes, r.refused-1, errNoMemory)
 	}
 	return b.mem[:bytes:bytes], nil
@@ -90,7 +99,9 @@ func (t *member) register(b buffer) *registration {
 		if p == nil {
 			continue
 		}
-		if err := p.link.send(note{kind: noteBuffer, buffer: b.id, size: uint64(len(b.mem))}, b.file); err != nil || p.gone.Load() != nil {
+		err := p.link.send(note{kind: noteBuffer, buffer: b.id, size: uint64(len(b.mem))}, b.file)
+		if err != nil || p.gone.Load() != nil {
+			r.untold.Store(true)
 			t.answer(p.rank, b.id, false)
 		}
 	}

@@ -79,7 +79,7 @@ func (t *member) perform(op collective.Op, c *collective.Call) error {
 			k.red.Op, k.red.Divisor = kernels.Sum, len(t.peers)
 		}
 	}
-	k.divide(len(t.peers))
+	k.divide(len(t.peers), t.stageBytes)
 	if k.isDirect(len(t.peers)) {
 		return t.direct()
 	}
@@ -87,24 +87,24 @@ func (t *member) perform(op collective.Op, c *collective.Call) error {
 }
 
 // divide plans the blocks of a staged operation.
-func (k *task) divide(world int) {
-	k.block = slotBytes
+func (k *task) divide(world, stageBytes int) {
+	k.block = stageBytes
 	switch k.op.Kind {
 	case collective.OpAllReduce:
 		k.bytes = len(k.out)
 	case collective.OpReduceTree:
 		k.bytes = len(k.out)
-		k.block = min(k.block, slotBytes/k.plan.most/lineBytes*lineBytes)
+		k.block = stageBytes / k.plan.most / lineBytes * lineBytes
 	case collective.OpReduce, collective.OpAllGather:
 		k.bytes = len(k.in)
 	case collective.OpBroadcast:
 		k.bytes = len(k.out)
 	case collective.OpReduceScatter:
 		k.bytes = len(k.out)
-		k.block = slotBytes / world / lineBytes * lineBytes
+		k.block = stageBytes / world / lineBytes * lineBytes
 	case collective.OpAllToAll:
 		k.bytes = len(k.out) / world
-		k.block = slotBytes / world / lineBytes * lineBytes
+		k.block = stageBytes / world / lineBytes * lineBytes
 	}
 	k.blocks = max(1, (k.bytes+k.block-1)/k.block)
 }

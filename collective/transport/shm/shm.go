@@ -47,6 +47,11 @@ type Config struct {
 	// MaxPending bounds the connections in handshake; a further one displaces the oldest. Zero means 128.
 	MaxPending int
 
+	// StageBytes is how much of an array that is not registered goes through shared memory for one meeting of the ranks, at
+	// least 4 KiB. Larger means fewer meetings; smaller keeps what all ranks stage in the caches. A rank's segment is three times as large, and has the
+	// rings of messages. It must be equal on all ranks. Zero means 480 KiB.
+	StageBytes int
+
 	// Logger gets refused connections at level Debug, and what shared memory could not be had at level Warn. Nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -61,9 +66,13 @@ const flagShared = 1 << 8
 // goroutine. Registered memory belongs to it and not to a group: see Alloc.
 type Listener struct {
 	*mesh.Listener
-	arena *arena
-	log   *slog.Logger
+	stageBytes int
+	arena      *arena
+	log        *slog.Logger
 }
+
+// minStageBytes bounds Config.StageBytes from below. A staged block has a cache line for every rank.
+const minStageBytes = 4 << 10
 
 // Listen starts accepting on addr: a path of at most 107 bytes, a name in the kernel's abstract name space when it
 // begins with "@", or, when it is empty, an abstract name that the kernel picks. A path must not exist; Close
@@ -72,6 +81,12 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+	if cfg.StageBytes == 0 {
+		cfg.StageBytes = defaultStageBytes
+	}
+	if cfg.StageBytes < minStageBytes {
+		return nil, fmt.Errorf("shm: a stage of %d bytes: at least %d are needed", cfg.StageBytes, minStageBytes)
+	}
 	l, err := mesh.Listen(uds.Network("shm", socketBytes), addr, mesh.Config{
 		Job: cfg.Job, HandshakeTimeout: cfg.HandshakeTimeout, ParkTimeout: cfg.ParkTimeout, MaxParked: cfg.MaxParked,
 		MaxPending: cfg.MaxPending, Flags: flagShared, Logger: cfg.Logger,
@@ -79,15 +94,15 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{l, &arena{}, cfg.Logger}, nil
+	return &Listener{l, cfg.StageBytes, &arena{}, cfg.Logger}, nil
 }
 
 // Connect forms the group of id.Generation: see mesh.Listener.Connect. Beside its errors it is collective.ErrNoMemory when
 // this rank or a peer cannot have a segment. It succeeds on all ranks or, but for a failure in its last moment, on none.
 // The caller owns the transport.
 func (l *Listener) Connect(ctx context.Context, id transport.ID, addrs []string) (collective.Transport, error) {
-	if len(addrs) > maxWorld {
-		return nil, fmt.Errorf("shm: connect: a world of %d: at most %d ranks share a host", len(addrs), maxWorld)
+	if most := min(maxWorld, l.stageBytes/lineBytes); len(addrs) > most {
+		return nil, fmt.Errorf("shm: connect: a world of %d: at most %d ranks share a host with a stage of %d bytes", len(addrs), most, l.stageBytes)
 	}
 	conns, err := l.Listener.Connect(ctx, id, addrs)
 	if err != nil {
@@ -104,8 +119,9 @@ func (l *Listener) Connect(ctx context.Context, id transport.ID, addrs []string)
 func (l *Listener) assemble(ctx context.Context, id transport.ID, conns [][]net.Conn) (*member, error) {
 	t := &member{
 		id: id, arena: l.arena, log: l.log, peers: make([]*peer, len(conns)),
-		spins: spins, goschedEvery: apartGosched,
-		over: make(chan struct{}), released: make(chan struct{}),
+		stageBytes: l.stageBytes / lineBytes * lineBytes,
+		spins:      spins,
+		over:       make(chan struct{}), released: make(chan struct{}),
 	}
 	if len(conns) > runtime.NumCPU() {
 		t.spins = crowdedSpins
@@ -116,7 +132,7 @@ func (l *Listener) assemble(ctx context.Context, id transport.ID, conns [][]net.
 			t.peers[r] = &peer{rank: r, link: link{conn: c[0].(*net.UnixConn)}}
 			t.peers[r].buffers.Store(new([]foreign))
 			if pid, err := t.peers[r].link.process(); err == nil && pid == os.Getpid() {
-				t.goschedEvery = togetherGosched
+				t.together = true
 			}
 		}
 	}
@@ -135,14 +151,14 @@ func (t *member) memoryName(what string) string {
 // exchange gives every peer this rank's segment and maps theirs. It returns when all ranks have mapped all.
 func (t *member) exchange(ctx context.Context) error {
 	world := len(t.peers)
-	size := segmentBytes(world)
+	size := segmentBytes(world, t.stageBytes)
 	file, mem, err := createMemory(t.memoryName("segment"), size)
 	if err != nil {
 		return fmt.Errorf("a segment of %d bytes: %w", size, err)
 	}
 	defer file.Close()
 	t.own = &segment{mem: mem}
-	layOut(t.own, world)
+	layOut(t.own, world, t.stageBytes)
 	stop := context.AfterFunc(ctx, func() { t.hangUp(context.Cause(ctx)) })
 	defer stop()
 	for _, step := range []func(p *peer) error{
@@ -210,16 +226,16 @@ func (t *member) receiveSegment(p *peer) error {
 	if err := t.expect(p, n, noteSegment, err); err != nil {
 		return err
 	}
-	size := segmentBytes(len(t.peers))
+	size := segmentBytes(len(t.peers), t.stageBytes)
 	if n.size != uint64(size) {
-		return fmt.Errorf("rank %d has a segment of %d bytes, not %d: run one release on all ranks", p.rank, n.size, size)
+		return fmt.Errorf("rank %d has a segment of %d bytes, not %d: run one release with one StageBytes on all ranks", p.rank, n.size, size)
 	}
 	mem, err := adoptMemory(n.file, size)
 	if err != nil {
 		return noMemory(fmt.Errorf("the segment of rank %d: %w", p.rank, err))
 	}
 	p.seg = &segment{mem: mem}
-	layOut(p.seg, len(t.peers))
+	layOut(p.seg, len(t.peers), t.stageBytes)
 	return nil
 }
 

@@ -18,10 +18,10 @@ import (
 
 // Config has a Listener's settings, which mean nothing here.
 type Config struct {
-	Job                           string
-	HandshakeTimeout, ParkTimeout time.Duration
-	MaxParked, MaxPending         int
-	Logger                        *slog.Logger
+	Job                               string
+	HandshakeTimeout, ParkTimeout     time.Duration
+	MaxParked, MaxPending, StageBytes int
+	Logger                            *slog.Logger
 }
 
 // Listener cannot be had.

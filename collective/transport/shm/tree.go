@@ -29,6 +29,9 @@ func (t *member) prepareTree(c *collective.Call) error {
 	if err := k.plan.update(c.Ranges, c.Shards, len(t.peers)); err != nil {
 		return err
 	}
+	if k.plan.most > t.stageBytes/lineBytes {
+		return fmt.Errorf("%w: tree reduce: a rank has %d partials, and a stage of %d bytes has room for %d", collective.ErrMisuse, k.plan.most, t.stageBytes, t.stageBytes/lineBytes)
+	}
 	want := k.plan.nodes[t.id.Rank]
 	if len(c.Partials) != len(want) {
 		return fmt.Errorf("%w: tree reduce: rank %d has %d partials, its range %v of %d shards needs %v", collective.ErrMisuse, t.id.Rank, len(c.Partials), c.Ranges[t.id.Rank], c.Shards, want)

@@ -4,6 +4,8 @@ package shm
 
 import (
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -18,11 +20,12 @@ const (
 	crowdedSpins = 20
 	// yieldFor is how long a wait yields before it sleeps.
 	yieldFor = time.Millisecond
-	// togetherGosched and apartGosched say how often one in so many yields is to goroutines: a process whose peers
-	// are in it waits for one of them, another one does not but must let its goroutines live. It may wake a thread,
-	// which takes longer than all else here.
-	togetherGosched = 2
-	apartGosched    = 64
+	// apartGosched says how often one in so many yields is to goroutines of this process. It may wake a thread, which takes
+	// longer than all else here; but the process must let its goroutines live.
+	apartGosched = 64
+	// togetherNap is the sleep of a process that has several of the ranks. It is left to Go, which can run another
+	// rank meanwhile: a thread in the kernel keeps its place among those that run goroutines for a while.
+	togetherNap = 100 * time.Microsecond
 	// napFor is the longest sleep. It bounds how long a rank takes to see that the group has ended.
 	napFor = 10 * time.Millisecond
 )
@@ -64,7 +67,7 @@ func (t *member) awaitSlowly(from int, value, sleepers *uint32, old uint32) (uin
 				return old, err
 			}
 		}
-		if i%t.goschedEvery == t.goschedEvery-1 {
+		if t.together || i%apartGosched == apartGosched-1 {
 			runtime.Gosched()
 		} else {
 			yieldThread()
@@ -81,15 +84,54 @@ func (t *member) awaitSlowly(from int, value, sleepers *uint32, old uint32) (uin
 		if err := t.stalled(from, value, old); err != nil {
 			return old, err
 		}
-		atomic.AddUint32(sleepers, 1)
-		if atomic.LoadUint32(value) == old {
-			sleepWord(value, old, napFor)
+		if t.together {
+			time.Sleep(togetherNap)
+		} else {
+			t.nap(value, sleepers, old)
 		}
-		atomic.AddUint32(sleepers, ^uint32(0))
 		if v := atomic.LoadUint32(value); v != old {
 			return v, nil
 		}
 	}
+}
+
+// nap sleeps until *value is not old, or until this process has reason to look around, for napFor at most.
+func (t *member) nap(value, sleepers *uint32, old uint32) {
+	alarm := t.alarm.Load()
+	atomic.AddUint32(sleepers, 1)
+	t.naps.add(value)
+	if atomic.LoadUint32(value) == old && t.alarm.Load() == alarm {
+		sleepWord(value, old, napFor)
+	}
+	t.naps.remove(value)
+	atomic.AddUint32(sleepers, ^uint32(0))
+}
+
+// naps are the words that this rank's calls sleep on.
+type naps struct {
+	mu    sync.Mutex
+	words []*uint32 // guarded by mu
+}
+
+func (n *naps) add(w *uint32) {
+	n.mu.Lock()
+	n.words = append(n.words, w)
+	n.mu.Unlock()
+}
+
+func (n *naps) remove(w *uint32) {
+	n.mu.Lock()
+	n.words = slices.Delete(n.words, slices.Index(n.words, w), slices.Index(n.words, w)+1)
+	n.mu.Unlock()
+}
+
+// end wakes all that sleep. One that is just about to sleep may miss it, and sleeps for napFor.
+func (n *naps) end() {
+	n.mu.Lock()
+	for _, w := range n.words {
+		wakeWord(w)
+	}
+	n.mu.Unlock()
 }
 
 // look says why a wait for rank from must end, if it must. What from did before it left counts.
