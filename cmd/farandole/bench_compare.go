@@ -13,6 +13,9 @@ const maxReportBytes = 64 << 20
 // fileName is what a run's report is called in a directory of --save: equal for runs that compare.
 func (o *benchOptions) fileName(op benchOp) string {
 	name := fmt.Sprintf("%s-n%d-%s", op.name, o.ranks, o.transport)
+	if o.provider != "" {
+		name += "-" + o.provider
+	}
 	if t, err := benchTransportByName(o.transport); err == nil && t.registers {
 		if o.private() {
 			name += "-private"

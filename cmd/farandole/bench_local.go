@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -167,14 +168,14 @@ type benchProc struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
 	lines  chan []byte // closed at the end of its output
-	stderr *tailBuffer
+	stderr *headBuffer
 	ended  chan struct{} // closed when it was waited for
 }
 
 func startBenchRank(ctx context.Context) (*benchProc, error) {
 	cmd := exec.CommandContext(ctx, selfPath(), "bench", "rank")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	p := &benchProc{cmd: cmd, lines: make(chan []byte, 1), stderr: &tailBuffer{}, ended: make(chan struct{})}
+	p := &benchProc{cmd: cmd, lines: make(chan []byte, 1), stderr: &headBuffer{}, ended: make(chan struct{})}
 	cmd.Stderr = p.stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -229,14 +230,31 @@ func (p *benchProc) death() string {
 	case ok && ws.Signaled():
 		return "died of a signal: " + ws.Signal().String()
 	case p.cmd.ProcessState.ExitCode() != exitFailed && p.cmd.ProcessState.ExitCode() != exitDone:
-		return "crashed: " + headLine(p.stderr.String())
+		return "crashed: " + p.stderr.line()
 	}
 	return ""
 }
 
-// headLine is a crash's first line: what follows is the stack.
-func headLine(s string) string {
-	if line, _, _ := strings.Cut(strings.TrimSpace(s), "\n"); line != "" {
+// headBuffer keeps the first bytes that were written to it: a crash says why in its first line, and stacks follow.
+type headBuffer struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+// maxHeadBytes is what a headBuffer keeps.
+const maxHeadBytes = 8 << 10
+
+func (h *headBuffer) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.b = append(h.b, p[:min(len(p), maxHeadBytes-len(h.b))]...)
+	return len(p), nil
+}
+
+func (h *headBuffer) line() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if line, _, _ := strings.Cut(strings.TrimSpace(string(h.b)), "\n"); line != "" {
 		return line
 	}
 	return "it said nothing"

@@ -23,6 +23,7 @@ type benchOptions struct {
 	iters, warmup int
 	check         bool
 	transport     string
+	provider      string
 	algorithm     string
 	shards        int
 	dtype, redop  string
@@ -60,6 +61,7 @@ func (o *benchOptions) addFlags(f *pflag.FlagSet) {
 		benchBatch, benchBudget, minBenchSamples, maxBenchSamples))
 	f.IntVar(&o.warmup, "warmup", 5, "operations before them")
 	f.StringVar(&o.transport, "transport", "auto", "how ranks reach one another: "+orList(benchTransportNames())+"; auto is the best way between each two")
+	f.StringVar(&o.provider, "provider", "", "libfabric's `name` of the network for --transport fabric, such as tcp, shm, verbs or efa (default: the first that fits)")
 	f.BoolVar(&o.checksum, "checksum", false, "protect messages by a CRC-32C, as training jobs may")
 	f.StringVar(&o.coordinator, "coordinator", "", "`host:port` of a coordinator, whose agents' hosts run the ranks, instead of this one")
 	f.StringVar(&o.program, "program", "", "`path` of farandole on the agents' hosts, with --coordinator (default: this program's own path)")
@@ -185,8 +187,15 @@ func (o *benchOptions) checkTransport() error {
 		return usagef("--algorithm shared wants a transport whose ranks share memory, which %s is not", o.transport)
 	case o.checksum && !t.checksums:
 		return usagef("--checksum: %s has no checksums", o.transport)
+	case o.provider != "" && o.transport != "fabric":
+		return usagef("--provider belongs to --transport fabric")
 	case t.here && o.coordinator != "":
 		return usagef("--transport %s stays within one process, and --coordinator starts many: use tcp", o.transport)
+	}
+	if t.ready != nil && o.coordinator == "" { // other hosts' builds may have it
+		if err := t.ready(); err != nil {
+			return usagef("--transport %s: %w", o.transport, err)
+		}
 	}
 	return nil
 }

@@ -54,7 +54,11 @@ func (p *benchPrinter) tableHead() {
 	if o.iters > 0 {
 		samples = count(int64(o.iters), "sample")
 	}
-	fmt.Fprintf(p.w, "# %s over %s on %s: %s%s, medians of %s after %s\n", p.op.name, o.transport, where,
+	over := o.transport
+	if o.provider != "" {
+		over += " (" + o.provider + ")"
+	}
+	fmt.Fprintf(p.w, "# %s over %s on %s: %s%s, medians of %s after %s\n", p.op.name, over, where,
 		count(int64(o.ranks), "rank"), how, samples, count(int64(o.warmup), "warm-up operation"))
 	if p.earlier != nil {
 		fmt.Fprintf(p.w, "# ratio: the time in %s divided by the time now: above 1 is faster now\n", p.earlier.path)

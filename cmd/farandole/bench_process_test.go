@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -40,6 +41,9 @@ func requireRight(t *testing.T, rep benchReport, args ...string) {
 // Every operation on every transport, between processes where the transport can, at lengths that ranks do not divide.
 func TestBenchEveryOperation(t *testing.T) {
 	for _, tr := range benchTransports {
+		if tr.ready != nil && tr.ready() != nil {
+			continue // only a build with -tags fabric has it
+		}
 		for _, op := range benchOps {
 			t.Run(tr.name+" "+op.name, func(t *testing.T) {
 				args := []string{op.name, "-n", "3", "--transport", tr.name, "--iters", "2", "--warmup", "1"}
@@ -136,6 +140,18 @@ func TestBenchNamesARankThatDies(t *testing.T) {
 	for _, pid := range kids {
 		require.False(t, alive(pid))
 	}
+}
+
+// A rank that crashes is named with the first line of what it said.
+func TestBenchNamesACrash(t *testing.T) {
+	c := startCommand(t, "bench", "all_reduce", "-n", "3", "-b", "1M", "-e", "1M", "--iters", "1000000", "--place", "in")
+	c.out.waitFor(t, "algorithm")
+	var kids []int
+	require.Eventually(t, func() bool { kids = c.children(t); return len(kids) == 3 }, processLimit, 1e6)
+	time.Sleep(100 * time.Millisecond) // for the child's run-time to take the signal over; earlier it dies of it, which is named too
+	require.NoError(t, syscall.Kill(kids[2], syscall.SIGQUIT))
+	require.Equal(t, exitFailed, c.wait(t), c.out)
+	require.Regexp(t, `farandole: bench all_reduce: rank [012] (crashed: SIGQUIT: quit|died of a signal: quit)`, c.out.String())
 }
 
 func TestBenchInterrupted(t *testing.T) {

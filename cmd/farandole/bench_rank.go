@@ -27,6 +27,7 @@ type benchTask struct {
 	Ranks     int
 	Transport string
 	Checksum  bool
+	Provider  string
 	Table     json.RawMessage `json:",omitempty"` // of --table
 	Cells     []benchCell
 }
@@ -93,7 +94,7 @@ func benchRank(ctx context.Context, stdin io.Reader, enc *json.Encoder) error {
 		return fmt.Errorf("transport: %w", err)
 	}
 	notes := &benchNotes{}
-	l, err := t.listen(benchSocket{ip: "127.0.0.1", checksum: task.Checksum, log: notes.logger()})
+	l, err := t.listen(benchSocket{ip: "127.0.0.1", checksum: task.Checksum, provider: task.Provider, log: notes.logger()})
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,8 @@ import (
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/transport"
 	"github.com/farandole-ml/farandole/collective/transport/auto"
+	"github.com/farandole-ml/farandole/collective/transport/fabric"
+	"github.com/farandole-ml/farandole/collective/transport/grpc"
 	"github.com/farandole-ml/farandole/collective/transport/shm"
 	"github.com/farandole-ml/farandole/collective/transport/tcp"
 	"github.com/farandole-ml/farandole/collective/transport/uds"
@@ -19,8 +21,9 @@ type benchTransport struct {
 	name      string
 	registers bool // it gives memory that it reduces in place
 	checksums bool
-	here      bool // all ranks are goroutines of one process
-	oneHost   bool // it reaches ranks on the same host alone
+	here      bool         // all ranks are goroutines of one process
+	oneHost   bool         // it reaches ranks on the same host alone
+	ready     func() error // why this build or machine does not have it
 	listen    func(at benchSocket) (benchListener, error)
 }
 
@@ -28,6 +31,7 @@ type benchTransport struct {
 type benchSocket struct {
 	ip       string
 	checksum bool
+	provider string // of libfabric
 	log      *slog.Logger
 }
 
@@ -53,6 +57,21 @@ var benchTransports = []benchTransport{
 	{name: "tcp", checksums: true, listen: func(at benchSocket) (benchListener, error) {
 		return tcp.Listen(at.ip+":0", tcp.Config{Liveness: benchIdle, Checksum: at.checksum, Logger: at.log})
 	}},
+	{name: "grpc", checksums: true, listen: func(at benchSocket) (benchListener, error) {
+		return grpc.Listen(at.ip+":0", grpc.Config{Liveness: benchIdle, Checksum: at.checksum, Logger: at.log})
+	}},
+	{name: "fabric", checksums: true, ready: fabricReady, listen: func(at benchSocket) (benchListener, error) {
+		return fabric.Listen(at.ip+":0", fabric.Config{Liveness: benchIdle, Provider: at.provider, Checksum: at.checksum, Logger: at.log})
+	}},
+}
+
+// fabricReady asks whether libfabric was built in.
+func fabricReady() error {
+	l, err := fabric.Listen("127.0.0.1:0", fabric.Config{Logger: discardLog()})
+	if err != nil {
+		return err
+	}
+	return l.Close()
 }
 
 func benchTransportByName(name string) (benchTransport, error) {

@@ -111,7 +111,7 @@ func (w *benchWorker) Setup(_ context.Context, s *worker.Session) error {
 	if err != nil {
 		return errors.New("FARANDOLE_LISTEN is no address: start this by farandole bench --coordinator")
 	}
-	if w.listener, err = t.listen(benchSocket{ip: ip, checksum: w.task.Checksum, log: w.notes.logger()}); err != nil {
+	if w.listener, err = t.listen(benchSocket{ip: ip, checksum: w.task.Checksum, provider: w.task.Provider, log: w.notes.logger()}); err != nil {
 		return err
 	}
 	if w.here = os.Getenv("FARANDOLE_HOST") + " " + w.listener.Addr(); len(w.here) > benchSeatBytes {

@@ -119,7 +119,7 @@ func (o *benchOptions) task(cells []benchCell) (*benchTask, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &benchTask{Ranks: o.ranks, Transport: o.transport, Checksum: o.checksum, Table: table, Cells: cells}, nil
+	return &benchTask{Ranks: o.ranks, Transport: o.transport, Checksum: o.checksum, Provider: o.provider, Table: table, Cells: cells}, nil
 }
 
 // measure runs the ranks where the options say and hands on each cell's timing, in order. An interrupt ends them all.
