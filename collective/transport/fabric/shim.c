@@ -52,7 +52,9 @@ static struct fi_info *wanted(const char *provider) {
 	h->domain_attr->threading = FI_THREAD_SAFE;
 	h->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_ALLOCATED | FI_MR_PROV_KEY | FI_MR_VIRT_ADDR;
 	h->domain_attr->resource_mgmt = FI_RM_ENABLED;
-	h->tx_attr->op_flags = FI_DELIVERY_COMPLETE;
+	// In shared memory what was sent is at its receiver's already, and waiting for more can run the provider dry.
+	if (strcmp(provider, "shm"))
+		h->tx_attr->op_flags = FI_DELIVERY_COMPLETE;
 	if (provider[0])
 		h->fabric_attr->prov_name = strdup(provider);
 	return h;
