@@ -97,8 +97,8 @@ static int choose(fab *f, const char *provider, const char *node) {
 
 static int open_cq(fab *f, size_t ops) {
 	struct fi_cq_attr attr = {.size = ops, .format = FI_CQ_FORMAT_TAGGED, .wait_obj = FI_WAIT_UNSPEC};
-	int rc = fi_cq_open(f->domain, &attr, &f->cq, NULL);
-	if (!rc)
+	// In shared memory nothing but a look tells that something has come.
+	if (strncmp(f->info->fabric_attr->prov_name, "shm", 3) && !fi_cq_open(f->domain, &attr, &f->cq, NULL))
 		return 0;
 	f->sleeps = 1;
 	attr.wait_obj = FI_WAIT_NONE;
