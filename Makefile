@@ -90,6 +90,13 @@ fuzz: ## fuzz every fuzz target for FUZZTIME
 	  done; \
 	done
 
+.PHONY: test-fabric
+test-fabric: ## test the libfabric transport; needs libfabric-dev
+	@pkg-config --exists libfabric 2>/dev/null || echo '#include <rdma/fabric.h>' | $${CC:-cc} -E - >/dev/null 2>&1 || \
+	  { echo "missing: libfabric's headers; install libfabric-dev (Debian's name) and run again"; exit 1; }
+	CGO_ENABLED=1 go vet -tags fabric ./collective/transport/fabric
+	CGO_ENABLED=1 go test -tags fabric -count=1 -timeout $(TEST_TIMEOUT) ./collective/transport/fabric
+
 .PHONY: bench
 bench: ## run the benchmarks that BENCH matches, BENCHCOUNT times, and summarise
 	mkdir -p $(CACHE)

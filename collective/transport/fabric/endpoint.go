@@ -44,7 +44,7 @@ type slot struct {
 const (
 	pollBatch  = 16
 	pollSpins  = 400 // before waiting: a message that is on its way comes within that time
-	pollMillis = 20  // the longest wait; a wake ends it earlier
+	pollMillis = 1   // the longest wait: a provider may not notice what is posted meanwhile
 )
 
 // openEndpoint opens an endpoint bound to the interface of node.
@@ -193,4 +193,14 @@ func (e *endpoint) more() bool {
 func (e *endpoint) nudge() {
 	C.fab_wake(e.fab)
 	e.pass()
+}
+
+// stir ends the wait of whoever is polling, so that the provider looks at what was posted.
+func (e *endpoint) stir() {
+	if e.polling.TryLock() {
+		e.polling.Unlock()
+		e.pass()
+		return
+	}
+	C.fab_wake(e.fab)
 }

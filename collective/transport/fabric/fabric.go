@@ -6,10 +6,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/transport"
@@ -120,6 +124,10 @@ func (l *Listener) form(ctx context.Context, id transport.ID, conns []net.Conn) 
 		ep.close()
 		return nil, err
 	}
+	if err := t.greet(ctx); err != nil {
+		_ = t.Close()
+		return nil, err
+	}
 	return t, nil
 }
 
@@ -169,6 +177,58 @@ func (l *Listener) meet(ctx context.Context, id transport.ID, ep *endpoint, conn
 		return nil, context.Cause(ctx)
 	}
 	return newGroup(id, ep, conns, l.cfg)
+}
+
+// greet sends a first datagram between every pair, the lower rank first: so that a network that does not pass them is
+// found out here, and because providers exist whose endpoints lock up when both sides begin at once.
+func (t *group) greet(ctx context.Context) error {
+	limit, cancel := context.WithTimeoutCause(ctx, meetTimeout, errors.New("no datagram has passed"))
+	defer cancel()
+	stop := context.AfterFunc(limit, func() { t.Abort(context.Cause(limit)) })
+	defer stop()
+	var tasks errgroup.Group
+	for _, p := range t.peers {
+		if p == nil {
+			continue
+		}
+		tasks.Go(func() error {
+			if !t.enter() {
+				return t.cause()
+			}
+			defer t.inside.Done()
+			steps := []func(*peer) error{t.sendGreeting, t.awaitGreeting}
+			if p.rank < t.id.Rank {
+				slices.Reverse(steps)
+			}
+			for _, step := range steps {
+				if err := step(p); err != nil {
+					err = &collective.PeerError{Rank: p.rank, Op: "connect", Err: err}
+					t.Abort(err)
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return tasks.Wait()
+}
+
+func (t *group) sendGreeting(p *peer) error {
+	b := p.frame(opSend)[:1]
+	err := t.post(p, func() (bool, error) { return t.ep.send(p.base+opPiece, b, p.rank, headerTag(t.id.Rank, 0)) })
+	if err == nil {
+		_, err = t.await(p, opPiece)
+	}
+	return err
+}
+
+func (t *group) awaitGreeting(p *peer) error {
+	b := p.frame(opLate)[:1]
+	err := t.post(p, func() (bool, error) { return t.ep.recv(p.base+opFill, b, headerTag(p.rank, 0)) })
+	if err == nil {
+		_, err = t.await(p, opFill)
+	}
+	return err
 }
 
 func (l *Listener) missed(ctx context.Context, rank int, err error) error {

@@ -283,7 +283,10 @@ func (t *group) receivePieces(p *peer, b []byte, n uint32, size int) error {
 // post calls f, which posts an operation with p, until there is room for it.
 func (t *group) post(p *peer, f func() (bool, error)) error {
 	for {
-		if ok, err := f(); ok || err != nil {
+		if ok, err := f(); ok {
+			t.ep.stir()
+			return nil
+		} else if err != nil {
 			return err
 		}
 		if err := t.pause(p); err != nil {

@@ -52,7 +52,9 @@ static struct fi_info *wanted(const char *provider) {
 	h->domain_attr->threading = FI_THREAD_SAFE;
 	h->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_ALLOCATED | FI_MR_PROV_KEY | FI_MR_VIRT_ADDR;
 	h->domain_attr->resource_mgmt = FI_RM_ENABLED;
-	h->tx_attr->op_flags = FI_DELIVERY_COMPLETE;
+	// In shared memory what was sent is at its receiver's already, and waiting for more can run the provider dry.
+	if (strcmp(provider, "shm"))
+		h->tx_attr->op_flags = FI_DELIVERY_COMPLETE;
 	if (provider[0])
 		h->fabric_attr->prov_name = strdup(provider);
 	return h;
@@ -95,8 +97,8 @@ static int choose(fab *f, const char *provider, const char *node) {
 
 static int open_cq(fab *f, size_t ops) {
 	struct fi_cq_attr attr = {.size = ops, .format = FI_CQ_FORMAT_TAGGED, .wait_obj = FI_WAIT_UNSPEC};
-	int rc = fi_cq_open(f->domain, &attr, &f->cq, NULL);
-	if (!rc)
+	// In shared memory nothing but a look tells that something has come.
+	if (strncmp(f->info->fabric_attr->prov_name, "shm", 3) && !fi_cq_open(f->domain, &attr, &f->cq, NULL))
 		return 0;
 	f->sleeps = 1;
 	attr.wait_obj = FI_WAIT_NONE;
