@@ -15,15 +15,28 @@ static inline float float32_of(uint32_t u) {
 
 static const uint32_t infinite_bits = 0x7f800000;
 
-// The bits of numbers without a sign are ordered as the numbers.
+// The bits of numbers without a sign are ordered as the numbers. What is not finite counts as 0.
+static inline uint32_t finite_size(float x) {
+  uint32_t u = bits32(x) & 0x7fffffff;
+  return u < infinite_bits ? u : 0;
+}
+
+// The largest of each lane is found first, because compilers make vectors of that.
 static float quant_scale(const float* x, long n) {
-  uint32_t most = 0;
-  for (long i = 0; i < n; i++) {
-    uint32_t u = bits32(x[i]) & 0x7fffffff;
-    u = u < infinite_bits ? u : 0;
-    most = most > u ? most : u;
+  uint32_t most[LANE_COUNT] = {0};
+  long i = 0;
+  for (; i + LANE_COUNT <= n; i += LANE_COUNT) {
+    for (int l = 0; l < LANE_COUNT; l++) {
+      uint32_t u = finite_size(x[i + l]);
+      most[l] = most[l] > u ? most[l] : u;
+    }
   }
-  return float32_of(most) / QUANT_MOST;
+  for (int l = 0; l < LANE_COUNT; l++) {
+    uint32_t u = i + l < n ? finite_size(x[i + l]) : 0;
+    most[l] = most[l] > u ? most[l] : u;
+    most[0] = most[0] > most[l] ? most[0] : most[l];
+  }
+  return float32_of(most[0]) / QUANT_MOST;
 }
 
 static void quantize_block(int8_t* restrict code, const float* restrict x, long n, float scale) {
