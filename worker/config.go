@@ -181,12 +181,13 @@ func (c Config) withDefaults() Config {
 }
 
 func (c Config) validate() error {
+	if _, err := auto.ParsePath(c.Transport); err != nil {
+		return &UsageError{err.Error()}
+	}
 	bad := func(format string, args ...any) error { return &UsageError{fmt.Sprintf(format, args...)} }
 	switch {
 	case c.Coordinator != "" && c.Job == "":
 		return bad("FARANDOLE_COORDINATOR is set but FARANDOLE_JOB is not: start the program by farandole run, or unset both to train alone")
-	case !auto.Path(c.Transport).Valid():
-		return bad("transport %q is not known: use %s", c.Transport, auto.Paths)
 	case c.Reduce != ReduceTree && c.Reduce != ReduceRing:
 		return bad("reduce %q is not known: use tree or ring", c.Reduce)
 	case c.Wire != WireF32 && c.Wire != WireBF16:

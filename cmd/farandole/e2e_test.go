@@ -120,7 +120,7 @@ func TestE2EAnyWorldSizeGivesTheSameWeights(t *testing.T) {
 func TestE2EAnyTransportGivesTheSameWeights(t *testing.T) {
 	e := newE2E(t)
 	want := e.alone(gptArgs...)
-	for _, path := range []string{"shm", "uds", "tcp"} {
+	for _, path := range []string{"shm", "uds", "tcp", "grpc"} {
 		r := e.run([]string{"--workers", "3", "--transport", path, "--chaos", "kill rank=0 step=20; join step=30"}, gptArgs...)
 		require.Zero(t, r.code, "%s", r.out)
 		require.Equal(t, want, r.WeightsSHA256, "%s\n%s", path, r.out)

@@ -2677,7 +2677,7 @@ type JobSpec struct {
 	Device          string                 `protobuf:"bytes,16,opt,name=device,proto3" json:"device,omitempty"`
 	LogDir          string                 `protobuf:"bytes,17,opt,name=log_dir,json=logDir,proto3" json:"log_dir,omitempty"`
 	NanPolicy       string                 `protobuf:"bytes,18,opt,name=nan_policy,json=nanPolicy,proto3" json:"nan_policy,omitempty"`        // stop | skip
-	Transport       string                 `protobuf:"bytes,20,opt,name=transport,proto3" json:"transport,omitempty"`                         // auto | shm | uds | tcp
+	Transport       string                 `protobuf:"bytes,20,opt,name=transport,proto3" json:"transport,omitempty"`                         // auto | shm | uds | tcp | grpc | fabric
 	ReportNanos     int64                  `protobuf:"varint,19,opt,name=report_nanos,json=reportNanos,proto3" json:"report_nanos,omitempty"` // a commit is reported at most so long after the last heartbeat; 0: with the next one
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache

@@ -1,5 +1,6 @@
 // Package auto connects the ranks of one generation, each pair by the best path that there is between them: shared memory when
-// all ranks are on one host, else unix sockets between ranks that share a host and TCP between those that do not.
+// all ranks are on one host, else unix sockets between ranks that share a host and TCP between those that do not. It also has
+// the way to every other transport by its name, for those who know better: gRPC where only HTTP/2 passes, libfabric.
 package auto
 
 import (
@@ -7,11 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/transport"
+	"github.com/farandole-ml/farandole/collective/transport/fabric"
+	"github.com/farandole-ml/farandole/collective/transport/grpc"
 	"github.com/farandole-ml/farandole/collective/transport/mesh"
 	"github.com/farandole-ml/farandole/collective/transport/shm"
 	"github.com/farandole-ml/farandole/collective/transport/tcp"
@@ -27,7 +31,7 @@ type Config struct {
 	// the running kernel, the network namespace and the user. Tests make several hosts of one by it.
 	Host string
 
-	// Path is the one path to use: Any, or only shared memory, unix sockets or TCP. Connect fails where it does not lead.
+	// Path is the one path to use: Any, or another by name. Connect fails where it does not lead.
 	// It must be equal on all ranks.
 	Path Path
 
@@ -51,13 +55,23 @@ const (
 	Shared Path = "shm"
 	Unix   Path = "uds"
 	TCP    Path = "tcp"
+	GRPC   Path = "grpc"
+	Fabric Path = "fabric" // in builds with the tag fabric
 )
 
-// Paths lists them for people.
-const Paths = "auto, shm, uds or tcp"
+// Paths are all of them.
+var Paths = []Path{Any, Shared, Unix, TCP, GRPC, Fabric}
 
-// Valid says whether p is one of them; the empty one is Any.
-func (p Path) Valid() bool { return p == "" || p == Any || p == Shared || p == Unix || p == TCP }
+// ParsePath reads a path's name; the empty one is Any.
+func ParsePath(s string) (Path, error) {
+	if s == "" {
+		return Any, nil
+	}
+	if !slices.Contains(Paths, Path(s)) {
+		return "", fmt.Errorf("transport %q is not known: use auto, shm, uds, tcp, grpc or fabric", s)
+	}
+	return Path(s), nil
+}
 
 // ErrNoPath says that the path that Config asks for does not lead to every rank.
 var ErrNoPath = errors.New("no such path to every rank")
@@ -69,8 +83,17 @@ type Listener struct {
 	addr   address
 	stream *mesh.Listener
 	shared *shm.Listener // nil where there is none
+	other  listener      // instead of both; nil for the paths of this package
 
 	lost sync.Once // shared memory was given up, and that was said
+}
+
+// listener is what all transports' listeners have.
+type listener interface {
+	Addr() string
+	Connect(ctx context.Context, id transport.ID, addrs []string) (collective.Transport, error)
+	Fence(gen elastic.Generation)
+	Close() error
 }
 
 // Listen starts accepting on addr, a TCP address such as 127.0.0.1:0, and where the system has them on sockets and memory
@@ -79,11 +102,23 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	if !cfg.Path.Valid() {
-		return nil, fmt.Errorf("auto: path %q is not known: use %s", cfg.Path, Paths)
+	var err error
+	if cfg.Path, err = ParsePath(string(cfg.Path)); err != nil {
+		return nil, fmt.Errorf("auto: %w", err)
 	}
-	if cfg.Path == "" {
-		cfg.Path = Any
+	switch cfg.Path {
+	case GRPC:
+		l, err := grpc.Listen(addr, grpc.Config{Job: cfg.Job, Liveness: cfg.Liveness, Checksum: cfg.Checksum, Logger: cfg.Logger})
+		if err != nil {
+			return nil, err
+		}
+		return &Listener{cfg: cfg, other: l}, nil
+	case Fabric:
+		l, err := fabric.Listen(addr, fabric.Config{Job: cfg.Job, Liveness: cfg.Liveness, Logger: cfg.Logger})
+		if err != nil {
+			return nil, err
+		}
+		return &Listener{cfg: cfg, other: l}, nil
 	}
 	if cfg.Host == "" && cfg.Path != TCP {
 		cfg.Host = hostID()
@@ -112,11 +147,19 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 }
 
 // Addr says all ways in which this process can be reached.
-func (l *Listener) Addr() string { return l.addr.String() }
+func (l *Listener) Addr() string {
+	if l.other != nil {
+		return l.other.Addr()
+	}
+	return l.addr.String()
+}
 
 // Connect forms the group of id.Generation; addrs are what the ranks' Addr gave, by rank. It fails as mesh.Listener.Connect does,
 // and with ErrNoPath. The caller owns the transport.
 func (l *Listener) Connect(ctx context.Context, id transport.ID, addrs []string) (collective.Transport, error) {
+	if l.other != nil {
+		return l.other.Connect(ctx, id, addrs)
+	}
 	ways := make([]address, len(addrs))
 	hosts := make([]string, len(addrs))
 	for r, a := range addrs {
@@ -181,6 +224,10 @@ func oneMemory(ways []address) bool {
 
 // Fence refuses every generation lower than gen from now on: see mesh.Listener.Fence.
 func (l *Listener) Fence(gen elastic.Generation) {
+	if l.other != nil {
+		l.other.Fence(gen)
+		return
+	}
 	l.stream.Fence(gen)
 	if l.shared != nil {
 		l.shared.Fence(gen)
@@ -189,6 +236,9 @@ func (l *Listener) Fence(gen elastic.Generation) {
 
 // Close stops accepting and ends what is in formation. Groups that stand are not touched.
 func (l *Listener) Close() error {
+	if l.other != nil {
+		return l.other.Close()
+	}
 	err := l.stream.Close()
 	if l.shared != nil {
 		err = errors.Join(err, l.shared.Close())
