@@ -51,6 +51,12 @@ func TestE2EBenchOnAgents(t *testing.T) {
 	require.Len(t, rep.Rows, 6)
 	require.Empty(t, errs.said())
 
+	// What cannot reach between hosts says so.
+	cmd, _, errs = benchOnAgents(d, "all_reduce", "-n", "4", "-b", "1K", "-e", "1K", "--transport", "uds")
+	require.NoError(t, cmd.Start())
+	require.Equal(t, exitFailed, endedWithin(t, cmd), errs.said())
+	require.Contains(t, errs.said(), "uds reaches ranks on one host alone, and these are on one, two: use --transport tcp")
+
 	// A rank that dies ends the benchmark and is named.
 	cmd, out, errs = benchOnAgents(d, "all_reduce", "-n", "4", "-b", "1M", "-e", "1M", "--iters", "1000000")
 	require.NoError(t, cmd.Start())
