@@ -125,6 +125,8 @@ func TestBenchTune(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, chosen, table.Choose(collective.OpAllReduce, int(n), 3, collective.OneHost).String(), c.out)
 	}
+	require.NotContains(t, c.out.String(), "hierarchical", "there is one host")
+	require.Equal(t, collective.Hierarchical, table.Choose(collective.OpAllReduce, 1<<20, 3, collective.SeveralHosts), "several hosts were not measured")
 	benchJSON(t, "all_reduce", "-n", "3", "--transport", "inproc", "-b", "1K", "-e", "1K", "--iters", "2", "--table", file)
 }
 

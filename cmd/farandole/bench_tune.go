@@ -96,6 +96,9 @@ func (t *benchTuning) add(op benchOp) error {
 	}
 	for _, n := range sizes {
 		for _, a := range messageAlgorithms(op) {
+			if a == collective.Hierarchical && t.opts.coordinator == "" {
+				continue // on one host it is another one by a second name
+			}
 			c := t.opts.cell(op, place, n)
 			c.Algorithm = a.String()
 			t.cells = append(t.cells, c)
@@ -136,6 +139,9 @@ func (t *benchTuning) table() (*collective.Table, error) {
 				return nil, err
 			}
 			r := collective.Rule{Op: op.kind, MinWorld: t.opts.ranks, MaxWorld: t.opts.ranks, Choice: a}
+			if t.opts.coordinator == "" {
+				r.Hosts = collective.OneHost
+			}
 			if i+1 < len(sizes) {
 				r.MaxBytes = int(n)
 			}
