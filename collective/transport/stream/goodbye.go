@@ -66,7 +66,7 @@ func (t *stream) lastWords(p *peer, deadline time.Time) error {
 		}
 		h, err := decodeHeader(&p.inHdr)
 		if err != nil {
-			return nil
+			return t.fail(p, err)
 		}
 		if h.op.Kind == kindGoodbye {
 			var message [collective.MaxFarewell]byte
