@@ -44,6 +44,7 @@ type slot struct {
 const (
 	pollBatch  = 16
 	pollSpins  = 400 // before waiting: a message that is on its way comes within that time
+	lastLooks  = 100 // at the completions after a peer has gone: a provider may need several to bring what has come
 	pollMillis = 1   // the longest wait: a provider may not notice what is posted meanwhile
 )
 
