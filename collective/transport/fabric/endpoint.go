@@ -149,7 +149,7 @@ func (e *endpoint) take(spins, millis int) int {
 		s := &e.slots[d.op]
 		s.bytes, s.err = int(d.bytes), nil
 		if d.err != 0 {
-			s.err = fmt.Errorf("libfabric: %s", C.GoString(C.fab_strerror(C.int(d.err))))
+			s.err = fmt.Errorf("libfabric: %s", C.GoString(C.fab_strerror(d.err)))
 		}
 		if isSmallSend(int(d.op)) {
 			e.flying.Add(-1)
