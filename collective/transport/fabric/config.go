@@ -57,13 +57,3 @@ type Config struct {
 	// Logger gets refused and displaced connections at level Debug. Nil means slog.Default().
 	Logger *slog.Logger
 }
-
-func (c Config) withDefaults() Config {
-	if c.Liveness == 0 {
-		c.Liveness = time.Second
-	}
-	if c.HandshakeTimeout <= 0 {
-		c.HandshakeTimeout = 2 * time.Second
-	}
-	return c
-}

@@ -51,7 +51,7 @@ func (t *group) leave(p *peer, err error) error {
 func (t *group) verdict(p *peer) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.leaving {
+	if p.goodbye != nil {
 		return collective.ReadFarewell(p.goodbye, p.rank, t.id.Rank, len(t.peers), t.op.Kind)
 	}
 	return &collective.PeerError{Rank: p.rank, Op: t.op.Kind.String(), Err: p.lost}
@@ -90,7 +90,7 @@ func (t *group) end(cause error) {
 	for _, p := range t.peers {
 		if p != nil {
 			_ = p.conn.SetWriteDeadline(late)
-			_, _ = p.conn.Write(encodeGoodbye(p.sent, farewell)) // a peer that does not get it sees the connection end
+			_, _ = p.conn.Write(encodeGoodbye(farewell)) // a peer that does not get it sees the connection end
 		}
 	}
 	t.mu.Lock()

@@ -44,6 +44,7 @@ type slot struct {
 const (
 	pollBatch  = 16
 	pollSpins  = 400 // before waiting: a message that is on its way comes within that time
+	lastLooks  = 100 // at the completions after a peer has gone: a provider may need several to bring what has come
 	pollMillis = 1   // the longest wait: a provider may not notice what is posted meanwhile
 )
 
@@ -148,7 +149,7 @@ func (e *endpoint) take(spins, millis int) int {
 		s := &e.slots[d.op]
 		s.bytes, s.err = int(d.bytes), nil
 		if d.err != 0 {
-			s.err = fmt.Errorf("libfabric: %s", C.GoString(C.fab_strerror(C.int(d.err))))
+			s.err = fmt.Errorf("libfabric: %s", C.GoString(C.fab_strerror(d.err)))
 		}
 		if isSmallSend(int(d.op)) {
 			e.flying.Add(-1)

@@ -47,6 +47,16 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 	return &Listener{l, cfg}, nil
 }
 
+func (c Config) withDefaults() Config {
+	if c.Liveness == 0 {
+		c.Liveness = time.Second
+	}
+	if c.HandshakeTimeout <= 0 {
+		c.HandshakeTimeout = 2 * time.Second
+	}
+	return c
+}
+
 // network is TCP for package mesh.
 type network struct{}
 
@@ -223,7 +233,7 @@ func (t *group) sendGreeting(p *peer) error {
 }
 
 func (t *group) awaitGreeting(p *peer) error {
-	b := p.frame(opLate)[:1]
+	b := p.staged(opFill)[:1]
 	err := t.post(p, func() (bool, error) { return t.ep.recv(p.base+opFill, b, headerTag(p.rank, 0)) })
 	if err == nil {
 		_, err = t.await(p, opFill)

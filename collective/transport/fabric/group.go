@@ -226,17 +226,17 @@ func (t *group) recv(p *peer, b []byte) error {
 	if err != nil {
 		return err
 	}
-	return t.ask(p)
+	if err := t.ask(p); err != nil && !errors.Is(err, errGone) {
+		return err // what comes after a peer has gone is found missing by who wants it
+	}
+	return nil
 }
 
 // head waits for header number n and what is behind it.
 func (t *group) head(p *peer, n uint32) (header, []byte, error) {
-	op, ok := p.place(n)
-	for !ok { // p is leaving, or has sent more than it may
-		if err := t.pause(p); err != nil {
-			return header{}, nil, err
-		}
-		op, ok = p.place(n)
+	op := opAhead + int(n%ahead)
+	if n > p.asked { // p had gone already when it was this one's turn to be asked for
+		return header{}, nil, errGone
 	}
 	got, err := t.await(p, op)
 	if err != nil {
@@ -303,7 +303,12 @@ func (t *group) await(p *peer, op int) (int, error) {
 		case <-t.over:
 			return 0, t.cause()
 		case <-p.gone:
-			for t.ep.more() { // what it sent may be here already
+			for empty := 0; empty < lastLooks && !s.idle.Load(); { // what it sent may be here already
+				if t.ep.more() {
+					empty = 0
+				} else {
+					empty++
+				}
 			}
 			if !s.idle.Load() {
 				return 0, errGone

@@ -15,20 +15,18 @@ import (
 	"github.com/farandole-ml/farandole/collective"
 )
 
-// What a peer has of the endpoint's operations and staging memory. Headers are received ahead into ahead places; when a
-// peer has said goodbye, the last ones that it sent, for which there may be no such place, are received into the late ones.
+// What a peer has of the endpoint's operations and staging memory. Headers are received ahead into ahead places.
 const (
 	ahead = 4 // the most headers that a sender may have under way
 
 	opAhead = 0
 	opSend  = opAhead + ahead
-	opLate  = opSend + ahead
-	opPiece = opLate + ahead // sends a piece
+	opPiece = opSend + ahead // sends a piece
 	opFill  = opPiece + 1    // receives a piece
 	peerOps = opFill + 1
 
-	frameBytes = (headerBytes + smallBytes + 4095) / 4096 * 4096 // of staging memory for each of the first three
-	pieceBytes = 1 << 20                                         // and for each of the last two
+	frameBytes = (headerBytes + smallBytes + 4095) / 4096 * 4096 // of staging memory for each of the first two kinds
+	pieceBytes = 1 << 20                                         // and for each of the last two kinds
 	peerBytes  = opPiece*frameBytes + 2*pieceBytes
 
 	maxPieceBytes = 1 << 30 // without staging
@@ -42,7 +40,7 @@ func isSmallSend(op int) bool {
 }
 
 // linger is how long the end of a group may take to reach a peer that does not answer.
-const linger = 100 * time.Millisecond
+const linger = 200 * time.Millisecond
 
 // peer is another rank: its share of the endpoint, its connection, and the state of the two directions. Each
 // direction has one user at a time.
@@ -55,12 +53,10 @@ type peer struct {
 	sent     uint32
 	out, in  pinned
 	received uint32
+	asked    uint32 // headers up to this number are posted
 
 	mu      sync.Mutex
-	asked   uint32 // headers up to this number are posted
-	leaving bool   // it said goodbye: late places are in use from asked+1 on
-	last    uint32 // with leaving: the number of its last message
-	goodbye []byte // with leaving: its farewell
+	goodbye []byte // its farewell, once it came
 	lost    error  // why its connection ended
 
 	gone chan struct{} // closed when its connection has ended
@@ -74,26 +70,8 @@ func (p *peer) staged(op int) []byte {
 	return p.mem[opPiece*frameBytes+(op-opPiece)*pieceBytes:][:pieceBytes]
 }
 
-// place is the operation that receives header number n.
-func (p *peer) place(n uint32) (op int, ok bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if n <= p.asked {
-		return opAhead + int(n%ahead), true
-	}
-	if late := n - p.asked - 1; p.leaving && n <= p.last && late < ahead {
-		return opLate + int(late), true
-	}
-	return 0, false
-}
-
 // ask posts the receipt of the next header, in the place that has become free.
 func (t *group) ask(p *peer) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.leaving {
-		return nil
-	}
 	n := p.asked + 1
 	op := opAhead + int(n%ahead)
 	if err := t.post(p, func() (bool, error) { return t.ep.recv(p.base+op, p.frame(op), headerTag(p.rank, n)) }); err != nil {
@@ -103,31 +81,11 @@ func (t *group) ask(p *peer) error {
 	return nil
 }
 
-// askLast posts the receipt of what p sent before its goodbye.
-func (t *group) askLast(p *peer, last uint32, farewell []byte) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.leaving, p.last, p.goodbye = true, last, farewell
-	for i := range ahead {
-		n := p.asked + 1 + uint32(i)
-		if n > last {
-			return nil
-		}
-		op := opLate + i
-		if err := t.post(p, func() (bool, error) { return t.ep.recv(p.base+op, p.frame(op), headerTag(p.rank, n)) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+// A goodbye on a connection: the length of the farewell, and the farewell.
+const goodbyeBytes = 4
 
-// A goodbye on a connection: the number of the last message, the length of the farewell, and the farewell.
-const goodbyeBytes = 4 + 4
-
-func encodeGoodbye(last uint32, farewell []byte) []byte {
-	b := binary.LittleEndian.AppendUint32(nil, last)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(farewell)))
-	return append(b, farewell...)
+func encodeGoodbye(farewell []byte) []byte {
+	return append(binary.LittleEndian.AppendUint32(nil, uint32(len(farewell))), farewell...)
 }
 
 // watch reads p's connection until it ends, which is the end of p.
@@ -148,7 +106,7 @@ func (t *group) listen(p *peer) error {
 	if _, err := io.ReadFull(p.conn, b[:]); err != nil {
 		return fmt.Errorf("%w: %w", collective.ErrPeerLost, ended(err))
 	}
-	farewell := make([]byte, min(binary.LittleEndian.Uint32(b[4:]), collective.MaxFarewell))
+	farewell := make([]byte, min(binary.LittleEndian.Uint32(b[:]), collective.MaxFarewell))
 	if _, err := io.ReadFull(p.conn, farewell); err != nil {
 		return fmt.Errorf("%w: %w", collective.ErrPeerLost, ended(err))
 	}
@@ -156,9 +114,9 @@ func (t *group) listen(p *peer) error {
 		return collective.ErrPeerLeft
 	}
 	defer t.inside.Done()
-	if err := t.askLast(p, binary.LittleEndian.Uint32(b[:]), farewell); err != nil {
-		return err
-	}
+	p.mu.Lock()
+	p.goodbye = farewell
+	p.mu.Unlock()
 	// Until p closes the connection it waits for what it sent to be delivered, and that takes progress here.
 	for over := time.Now().Add(2 * linger); time.Now().Before(over); {
 		t.ep.poll(0, 0)

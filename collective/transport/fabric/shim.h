@@ -12,7 +12,7 @@ typedef struct fab fab;
 typedef struct {
 	uint64_t op;
 	uint64_t bytes;
-	int32_t err;
+	int err;
 } fab_done;
 
 // fab_open opens an endpoint on provider (empty: the first that fits) bound to the interface of the address node (empty:
