@@ -42,7 +42,16 @@ var operations = func() (all []operation) {
 			return func(ctx context.Context) error { return g.Do(ctx, &c) }
 		}})
 	}
-	return all
+	return append(all, operation{"tree of 8 shards", func(g *collective.Group, b []float32) func(context.Context) error {
+		c := collective.Call{Kind: collective.OpReduceTree, Out: collective.Of(b), Shards: 8, Ranges: elastic.Assign(8, g.World())}
+		for i, node := range elastic.Partials(c.Ranges[g.Rank()], c.Shards) {
+			if i > 0 {
+				b = make([]float32, len(b))
+			}
+			c.Partials = append(c.Partials, collective.Partial{Node: node, Data: b})
+		}
+		return func(ctx context.Context) error { return g.Do(ctx, &c) }
+	}})
 }()
 
 func sizeName(n int) string {
@@ -135,7 +144,13 @@ func BenchmarkProcesses(b *testing.B) {
 	}
 	self, err := os.Executable()
 	require.NoError(b, err)
-	for _, world := range []int{2, 4} {
+	for _, world := range []int{2, 3, 4} {
+		b.Run(fmt.Sprintf("ranks=%d", world), func(b *testing.B) { benchProcesses(b, self, world) })
+	}
+}
+
+func benchProcesses(b *testing.B, self string, world int) {
+	for b.Loop() {
 		var addrs []string
 		for range world {
 			l, err := tcp.Listen("127.0.0.1:0", tcp.Config{})

@@ -2,6 +2,7 @@ package collective
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"unsafe"
 )
@@ -11,9 +12,9 @@ import (
 // memory must go back by Free, and is not to be used afterwards. It is safe for concurrent use.
 func (g *Group) Alloc(bytes int) ([]byte, error) {
 	if bytes < 0 {
-		return nil, ErrMisuse
+		return nil, fmt.Errorf("%w: %d bytes of memory", ErrMisuse, bytes)
 	}
-	if g.allocator != nil {
+	if g.allocator != nil && bytes > 0 {
 		b, err := g.allocator.Alloc(bytes)
 		if err == nil {
 			g.registered.Store(unsafe.SliceData(b), struct{}{})

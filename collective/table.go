@@ -134,29 +134,24 @@ func (r *Rule) fits(world int, hosts Hosts) bool {
 const (
 	defaultOneRound = 16 << 10
 	defaultHalving  = 2 << 20
-	defaultPowers   = 1 << 10 // of two, as world sizes
 )
 
 // DefaultTable is the built-in selection. The table is the caller's.
 func DefaultTable() *Table {
-	rules := []Rule{
+	return &Table{Rules: []Rule{
 		{Op: OpAllReduce, Hosts: SeveralHosts, Choice: Hierarchical},
 		{Op: OpAllReduce, MaxBytes: defaultOneRound, Choice: Direct},
-	}
-	for w := 2; w <= defaultPowers; w *= 2 { // other worlds would send more bytes
-		rules = append(rules, Rule{Op: OpAllReduce, MinWorld: w, MaxWorld: w, MaxBytes: defaultHalving, Choice: HalvingDoubling})
-	}
-	return &Table{Rules: append(rules,
-		Rule{Op: OpAllReduce, Choice: Ring},
-		Rule{Op: OpReduceScatter, Choice: Direct},
-		Rule{Op: OpAllGather, MaxBytes: 4 * defaultOneRound, Choice: Direct},
-		Rule{Op: OpAllGather, Choice: Ring},
-		Rule{Op: OpBroadcast, MaxBytes: defaultHalving, Choice: BinaryTree},
-		Rule{Op: OpBroadcast, Choice: Ring},
-		Rule{Op: OpReduce, MaxBytes: defaultHalving, Choice: BinaryTree},
-		Rule{Op: OpReduce, Choice: Ring},
-		Rule{Op: OpReduceTree, Hosts: SeveralHosts, Choice: Hierarchical},
-		Rule{Op: OpReduceTree, MaxBytes: defaultOneRound, Choice: Direct},
-		Rule{Op: OpReduceTree, Choice: HalvingDoubling}, // Direct where ranges are not equal nodes
-	)}
+		{Op: OpAllReduce, MaxBytes: defaultHalving, Choice: HalvingDoubling},
+		{Op: OpAllReduce, Choice: Ring},
+		{Op: OpReduceScatter, Choice: Direct},
+		{Op: OpAllGather, MaxBytes: 4 * defaultOneRound, Choice: Direct},
+		{Op: OpAllGather, Choice: Ring},
+		{Op: OpBroadcast, MaxBytes: defaultHalving, Choice: BinaryTree},
+		{Op: OpBroadcast, Choice: Ring},
+		{Op: OpReduce, MaxBytes: defaultHalving, Choice: BinaryTree},
+		{Op: OpReduce, Choice: Ring},
+		{Op: OpReduceTree, Hosts: SeveralHosts, Choice: Hierarchical},
+		{Op: OpReduceTree, MaxBytes: defaultOneRound, Choice: Direct},
+		{Op: OpReduceTree, Choice: HalvingDoubling}, // Direct where ranges are not equal nodes
+	}}
 }
