@@ -14,8 +14,9 @@ import (
 // goroutines of this one, because it is one of them that it waits for when there are more ranks than cores; then it
 // sleeps in the kernel, so that a rank whose peers compute for long takes no processor time.
 const (
-	// spins is how often a wait looks when every rank has a core.
-	spins = 2000
+	// spins is how often a wait looks when every rank has a core: some 10 µs. To yield too early gives the core away to whatever
+	// else runs on the host, for much longer.
+	spins = 20000
 	// crowdedSpins is the same when ranks share cores.
 	crowdedSpins = 20
 	// yieldFor is how long a wait yields before it sleeps.
