@@ -70,8 +70,11 @@ func fillMemory(f *os.File, n int) ([]byte, error) {
 // adoptMemory maps n bytes that a peer passed. It keeps f open.
 func adoptMemory(f *os.File, n int) ([]byte, error) {
 	have, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
-	if err != nil || have&seals != seals {
-		return nil, fmt.Errorf("%w (seals %#x, err %v)", errUnsealed, have, err)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnsealed, err)
+	}
+	if have&seals != seals {
+		return nil, fmt.Errorf("%w: it has seals %#x, not %#x", errUnsealed, have, seals)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
