@@ -39,6 +39,10 @@ type member struct {
 	readers  sync.WaitGroup
 	released chan struct{} // closed when the mappings are gone
 
+	// order tells the race detector, which does not see shared memory, that what is received comes after what was sent
+	// to the peers that answer it: a buffer may be received into once it has been sent.
+	order atomic.Uint32
+
 	over chan struct{} // closed by the first Abort
 	mu   sync.Mutex    // guards the rest
 	err  error

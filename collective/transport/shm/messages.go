@@ -58,6 +58,7 @@ func (t *member) Send(to int, b []byte) error {
 		return t.fail(err)
 	}
 	p.written += uint32(padded(len(b)) - len(b))
+	t.order.Add(1)
 	t.own.rings[to].tail.set(p.written)
 	return nil
 }
@@ -82,6 +83,7 @@ func (t *member) TrySend(to int, b []byte) (bool, error) {
 	r.put(p.written, header[:])
 	r.put(p.written+recordBytes, b)
 	p.written += uint32(recordBytes + padded(len(b)))
+	t.order.Add(1)
 	r.tail.set(p.written)
 	return true, nil
 }
@@ -121,6 +123,7 @@ func (t *member) write(p *peer, b []byte) error {
 		}
 		room := len(r.data) - int(used)
 		if room == 0 {
+			t.order.Add(1)
 			r.tail.set(p.written)
 			var err error
 			if head, err = t.await(p.rank, &r.head.value, &r.head.sleepers, head); err != nil {
@@ -132,6 +135,7 @@ func (t *member) write(p *peer, b []byte) error {
 		r.put(p.written, b[:n])
 		p.written += uint32(n)
 		if b = b[n:]; len(b) > 0 {
+			t.order.Add(1)
 			r.tail.set(p.written)
 		}
 	}
@@ -184,6 +188,7 @@ func (t *member) take(p *peer, b []byte) error {
 			continue
 		}
 		n := min(len(b), int(ready), len(r.data)/pieceOf)
+		t.order.Load()
 		r.get(p.read, b[:n])
 		p.read += uint32(n)
 		if b = b[n:]; len(b) > 0 {
