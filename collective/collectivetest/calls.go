@@ -246,22 +246,20 @@ func (c *cluster) algorithms(k collective.OpKind) []collective.Algorithm {
 // drawn at random; and of every type and reduction on one world.
 func testCalls(t *testing.T, mesh Mesh) {
 	const seed = 20260311
-	for name, tuning := range tunings {
-		for _, world := range []int{1, 2, 3, 5, 8} {
-			t.Run(fmt.Sprintf("%s/world %d", name, world), func(t *testing.T) {
-				leakFree(t)
-				rng := rand.New(rand.NewPCG(seed, uint64(world)))
-				c := newCluster(t, mesh(t, world), tuning)
-				defer c.close(t)
-				for _, kind := range kinds {
-					for _, a := range c.algorithms(kind) {
-						for draw := range 2 {
-							c.check(t, shape{kind: kind, algorithm: a}.draw(rng, world), draw == 0)
-						}
+	for _, p := range grid(1, 2, 3, 5, 8) {
+		t.Run(fmt.Sprintf("%s/world %d", p.name, p.world), func(t *testing.T) {
+			leakFree(t)
+			rng := rand.New(rand.NewPCG(seed, uint64(p.world)))
+			c := newCluster(t, mesh(t, p.world), p.tuning)
+			defer c.close(t)
+			for _, kind := range kinds {
+				for _, a := range c.algorithms(kind) {
+					for draw := range 2 {
+						c.check(t, shape{kind: kind, algorithm: a}.draw(rng, p.world), draw == 0)
 					}
 				}
-			})
-		}
+			}
+		})
 	}
 	t.Run("types", func(t *testing.T) {
 		c := newCluster(t, mesh(t, 3), tunings["many chunks"])

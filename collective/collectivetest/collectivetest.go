@@ -46,6 +46,26 @@ var tunings = map[string]collective.Tuning{
 	"direct":      {DirectBytes: 1 << 24},
 }
 
+// point is one of the conditions under which a test runs.
+type point struct {
+	world  int
+	name   string
+	tuning collective.Tuning
+}
+
+// grid is every tuning with each world. With -short, which is how the race detector runs it, most points are left out: what
+// is left still takes every operation through chunks and through the direct path.
+func grid(worlds ...int) (points []point) {
+	for name, tuning := range tunings {
+		for _, world := range worlds {
+			if !testing.Short() || world == worlds[len(worlds)/2] && (name == "many chunks" || name == "direct") {
+				points = append(points, point{world, name, tuning})
+			}
+		}
+	}
+	return points
+}
+
 // cluster runs the ranks of one group as goroutines.
 type cluster struct {
 	groups []*collective.Group

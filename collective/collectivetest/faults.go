@@ -131,15 +131,13 @@ func strike(t *testing.T, mesh Mesh, world int, tuning collective.Tuning, call i
 
 // strikes spreads calls over the operations: one round of them has some dozens.
 func strikes(t *testing.T, mesh Mesh, wanted error, blow func(g *collective.Group, tr collective.Transport, cancel context.CancelCauseFunc)) {
-	for _, world := range []int{2, 3, 5} {
-		for name, tuning := range tunings {
-			t.Run(fmt.Sprintf("world %d/%s", world, name), func(t *testing.T) {
-				leakFree(t)
-				for call := int64(0); call < 120; call += 29 {
-					strike(t, mesh, world, tuning, call, wanted, blow)
-				}
-			})
-		}
+	for _, p := range grid(2, 3, 5) {
+		t.Run(fmt.Sprintf("world %d/%s", p.world, p.name), func(t *testing.T) {
+			leakFree(t)
+			for call := int64(0); call < 120; call += 29 {
+				strike(t, mesh, p.world, p.tuning, call, wanted, blow)
+			}
+		})
 	}
 }
 
@@ -235,24 +233,22 @@ func testAbort(t *testing.T, mesh Mesh) {
 
 // testClose checks that a rank may leave as soon as its last operation is done, whatever the others still do.
 func testClose(t *testing.T, mesh Mesh) {
-	for name, tuning := range tunings {
-		for world := 1; world <= maxWorld; world++ {
-			t.Run(fmt.Sprintf("%s/world %d", name, world), func(t *testing.T) {
-				leakFree(t)
-				for _, op := range operations {
-					c := newCluster(t, mesh(t, world), tuning)
-					for r, err := range c.each(func(g *collective.Group) error {
-						if err := op.run(context.Background(), g, 20000); err != nil {
-							return err
-						}
-						return g.Close()
-					}) {
-						require.NoError(t, err, "rank %d, %s", r, op.name)
+	for _, p := range grid(1, 2, 3, 4, 5, 6, 7, 8) {
+		t.Run(fmt.Sprintf("%s/world %d", p.name, p.world), func(t *testing.T) {
+			leakFree(t)
+			for _, op := range operations {
+				c := newCluster(t, mesh(t, p.world), p.tuning)
+				for r, err := range c.each(func(g *collective.Group) error {
+					if err := op.run(context.Background(), g, 20000); err != nil {
+						return err
 					}
-					require.ErrorIs(t, c.groups[0].Barrier(context.Background()), collective.ErrClosed)
-					c.close(t)
+					return g.Close()
+				}) {
+					require.NoError(t, err, "rank %d, %s", r, op.name)
 				}
-			})
-		}
+				require.ErrorIs(t, c.groups[0].Barrier(context.Background()), collective.ErrClosed)
+				c.close(t)
+			}
+		})
 	}
 }

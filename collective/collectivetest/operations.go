@@ -22,22 +22,20 @@ var lengths = []int{0, 1, 2, 3, 15, 16, 17, 31, 64, 257, 1000, 1024, 4099}
 // testOperations checks the functions that say one operation each, on buffers of many lengths and large ones, and that all ranks
 // get the same bits.
 func testOperations(t *testing.T, mesh Mesh) {
-	for name, tuning := range tunings {
-		for _, world := range []int{1, 2, 5} {
-			t.Run(fmt.Sprintf("%s/world %d", name, world), func(t *testing.T) {
-				leakFree(t)
-				c := newCluster(t, mesh(t, world), tuning)
-				defer c.close(t)
-				for _, n := range lengths {
-					c.must(t, func(g *collective.Group) error { return checkAllReduce(g, n) })
-					c.must(t, func(g *collective.Group) error { return checkBroadcast(g, n) })
-					c.must(t, func(g *collective.Group) error { return checkAllGather(g, n) })
-				}
-				for _, a := range c.algorithms(collective.OpAllReduce) {
-					checkEqualBits(t, c, a)
-				}
-			})
-		}
+	for _, p := range grid(1, 2, 5) {
+		t.Run(fmt.Sprintf("%s/world %d", p.name, p.world), func(t *testing.T) {
+			leakFree(t)
+			c := newCluster(t, mesh(t, p.world), p.tuning)
+			defer c.close(t)
+			for _, n := range lengths {
+				c.must(t, func(g *collective.Group) error { return checkAllReduce(g, n) })
+				c.must(t, func(g *collective.Group) error { return checkBroadcast(g, n) })
+				c.must(t, func(g *collective.Group) error { return checkAllGather(g, n) })
+			}
+			for _, a := range c.algorithms(collective.OpAllReduce) {
+				checkEqualBits(t, c, a)
+			}
+		})
 	}
 	t.Run("large", func(t *testing.T) {
 		const n = 3<<18 + 5 // several chunks of the default size in each segment
