@@ -51,7 +51,7 @@ func (d *hostDevice) AdamW(p, g, m, v Buffer, gscale float32, a AdamW) {
 
 func (d *hostDevice) Linear(out, x, w, bias Buffer, m, n, k int) {
 	checkDims("Linear", m, n, k)
-	d.matmul(matmulTask{
+	d.matmul(columnSumsTask{}, matmulTask{
 		c: d.floats("Linear", "out", out, m*n), a: d.floats("Linear", "x", x, m*k), b: d.floats("Linear", "w", w, n*k),
 		bias: d.optional("Linear", "bias", bias, n),
 		m:    m, n: n, k: k, ai: k, ak: 1, bk: 1, bj: k,
@@ -63,15 +63,16 @@ func (d *hostDevice) LinearBackward(dx, dw, dbias, dout, x, w Buffer, m, n, k in
 	checkDims(op, m, n, k)
 	do, xs := d.floats(op, "dout", dout, m*n), d.floats(op, "x", x, m*k)
 	ws, dws := d.floats(op, "w", w, n*k), d.floats(op, "dw", dw, n*k)
-	if dxs := d.optional(op, "dx", dx, m*k); dxs != nil {
-		d.matmul(matmulTask{c: dxs, a: do, b: ws, m: m, n: k, k: n, ai: n, ak: 1, bk: k, bj: 1})
-	}
-	d.matmul(matmulTask{c: dws, a: do, b: xs, m: n, n: k, k: m, ai: 1, ak: n, bk: k, bj: 1, accumulate: true})
+	var sums columnSumsTask
 	if db := d.optional(op, "dbias", dbias, n); db != nil {
-		t := &d.tasks.columnSums
-		*t = columnSumsPart{columnSumsTask{db, do, m, n}, d.engine}
-		d.pool.run(t, d.partsFor(m*n, n))
+		sums = columnSumsTask{db, do, m, n}
 	}
+	gradient := matmulTask{c: dws, a: do, b: xs, m: n, n: k, k: m, ai: 1, ak: n, bk: k, bj: 1, accumulate: true}
+	if dxs := d.optional(op, "dx", dx, m*k); dxs != nil {
+		d.matmul(sums, matmulTask{c: dxs, a: do, b: ws, m: m, n: k, k: n, ai: n, ak: 1, bk: k, bj: 1}, gradient)
+		return
+	}
+	d.matmul(sums, gradient)
 }
 
 func (d *hostDevice) Embed(out, wte, wpe Buffer, tokens Ints, b, t, c int) {

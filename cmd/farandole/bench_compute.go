@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os/signal"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -221,128 +219,4 @@ func peakMemory() int64 {
 		return 0
 	}
 	return u.Maxrss << 10 // Linux counts KiB
-}
-
-// gemmReport is `bench gemm -o json`.
-type gemmReport struct {
-	M          int     `json:"m"`
-	N          int     `json:"n"`
-	K          int     `json:"k"`
-	Threads    int     `json:"threads"`
-	Precision  string  `json:"precision"`
-	Device     string  `json:"device"`
-	Iterations int     `json:"iterations"`
-	TimeUS     float64 `json:"time_us"`
-	GFLOPS     float64 `json:"gflops"`
-	PeakGFLOPS float64 `json:"peak_gflops"`
-	Checked    int     `json:"checked"` // elements compared with the reference
-	Wrong      int     `json:"wrong"`   // elements whose bits differ from it
-}
-
-func newBenchGEMMCommand() *cobra.Command {
-	o, m, n, k := &computeOptions{}, 0, 0, 0
-	cmd := &cobra.Command{
-		Use:   "gemm",
-		Short: "Time a matrix product on this machine",
-		Long: `Gemm times out[m,n] = x[m,k]·w[n,k]ᵀ, the product of a linear layer, and compares rows of it bit by bit with the
-reference kernel.`,
-		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, d := range []int{m, n, k} {
-				if d < 1 || d > 1<<16 {
-					return usagef("-m, -n and -k want 1 to 65536, not %d", d)
-				}
-			}
-			dev, err := o.open()
-			if err != nil {
-				return err
-			}
-			defer dev.Close()
-			rep, err := benchGEMM(dev, m, n, k, o)
-			if err != nil {
-				return err
-			}
-			if o.output == "json" {
-				err = writeJSON(cmd.OutOrStdout(), rep)
-			} else {
-				fmt.Fprintf(cmd.OutOrStdout(), "%d×%d×%d on %s: %s us, %.1f GF/s of a peak of %.1f; %d of %d elements wrong\n", m, n, k, rep.Device,
-					microsText(rep.TimeUS), rep.GFLOPS, rep.PeakGFLOPS, rep.Wrong, rep.Checked)
-			}
-			if err == nil && rep.Wrong > 0 {
-				err = failf("bench gemm: %s: do not trust this build or this machine", count(int64(rep.Wrong), "wrong element"))
-			}
-			return err
-		},
-	}
-	o.addFlags(cmd, 20)
-	cmd.Flags().IntVarP(&m, "m", "m", 256, "rows of x")
-	cmd.Flags().IntVarP(&n, "n", "n", 2304, "rows of w")
-	cmd.Flags().IntVarP(&k, "k", "k", 768, "columns of both")
-	return cmd
-}
-
-// checkedRows is how many rows of a product are compared: the reference is slow.
-const checkedRows = 4
-
-func benchGEMM(dev kernels.Device, m, n, k int, o *computeOptions) (*gemmReport, error) {
-	r := rand.New(rand.NewPCG(1, 2))
-	x, w := make([]float32, m*k), make([]float32, n*k)
-	for _, b := range [][]float32{x, w} {
-		for i := range b {
-			b[i] = r.Float32() - 0.5
-		}
-	}
-	rows := min(m, checkedRows)
-	product := func(d kernels.Device, rows int, x []float32, iters int) ([]float32, []int64, error) {
-		dx, dw, out, err := gemmBuffers(d, x, w, rows*n)
-		if err != nil {
-			return nil, nil, failf("%w", err)
-		}
-		var ns []int64
-		for range iters {
-			began := time.Now()
-			d.Linear(out, dx, dw, nil, rows, n, k)
-			if err := d.Sync(); err != nil {
-				return nil, nil, failf("%w", err)
-			}
-			ns = append(ns, time.Since(began).Nanoseconds())
-		}
-		got := make([]float32, rows*n)
-		return got, ns, d.Download(got, out)
-	}
-	got, ns, err := product(dev, m, x, o.warmup+o.iters)
-	if err != nil {
-		return nil, err
-	}
-	ref := kernels.NewReference()
-	defer ref.Close()
-	want, _, err := product(ref, rows, x[(m-rows)*k:], 1) // the last rows: edges are where kernels err
-	if err != nil {
-		return nil, err
-	}
-	rep := &gemmReport{M: m, N: n, K: k, Threads: o.threads, Precision: "f32", Device: dev.Name(), Iterations: o.iters, Checked: len(want)}
-	for i, v := range want {
-		if got[(m-rows)*n+i] != v {
-			rep.Wrong++
-		}
-	}
-	rep.TimeUS = median(slices.Clone(ns[o.warmup:])) / 1e3
-	rep.GFLOPS = 2 * float64(m) * float64(n) * float64(k) / rep.TimeUS / 1e3
-	rep.PeakGFLOPS = kernels.PeakGFLOPS(o.threads, peakTime)
-	return rep, nil
-}
-
-func gemmBuffers(d kernels.Device, x, w []float32, outLen int) (dx, dw, out kernels.Buffer, err error) {
-	if dx, err = d.Alloc(len(x)); err != nil {
-		return nil, nil, nil, err
-	}
-	if dw, err = d.Alloc(len(w)); err != nil {
-		return nil, nil, nil, err
-	}
-	if out, err = d.Alloc(outLen); err != nil {
-		return nil, nil, nil, err
-	}
-	d.Upload(dx, x)
-	d.Upload(dw, w)
-	return dx, dw, out, nil
 }
