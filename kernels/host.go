@@ -91,6 +91,7 @@ func alignedFloats(n int) []float32 {
 	if rest := uintptr(unsafe.Pointer(&x[0])) % alignBytes; rest != 0 {
 		off = int(alignBytes-rest) / 4
 	}
+	wantHugePages(x)
 	return x[off : off+n : off+n]
 }
 

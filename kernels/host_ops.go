@@ -2,11 +2,13 @@ package kernels
 
 import "fmt"
 
-func (d *hostDevice) Zero(x Buffer) { clear(d.own("Zero", "x", x)) }
+func (d *hostDevice) Zero(x Buffer) {
+	d.elements(elementTask{op: opZero, out: d.own("Zero", "x", x)})
+}
 
 func (d *hostDevice) Copy(dst, src Buffer) {
 	x := d.own("Copy", "dst", dst)
-	copy(x, d.floats("Copy", "src", src, len(x)))
+	d.elements(elementTask{op: opCopy, out: x, a: d.floats("Copy", "src", src, len(x))})
 }
 
 func (d *hostDevice) Add(dst, a, b Buffer)      { d.sum("Add", dst, a, b) }

@@ -45,6 +45,8 @@ const (
 	opReLU
 	opReLUBackward
 	opAdamW
+	opZero
+	opCopy
 )
 
 // elementTask is an operation that treats every element alike: a is x (or the first operand), b is dout.
@@ -92,6 +94,10 @@ func (t *elementTask) run(i, n int) {
 		t.engine.reluBackward(out, b, a)
 	case opAdamW:
 		t.engine.adamW(out, a, b, c, t.factors)
+	case opZero:
+		clear(out)
+	case opCopy:
+		copy(out, a)
 	}
 }
 
