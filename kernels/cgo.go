@@ -127,8 +127,8 @@ func (e *native) gelu(out, x []float32) {
 	C.farandole_gelu(e.ops, ptr(out), ptr(x), C.long(len(x)))
 }
 
-func (e *native) geluBackward(dx, dout, x []float32) {
-	C.farandole_gelu_backward(e.ops, ptr(dx), ptr(dout), ptr(x), C.long(len(x)))
+func (e *native) geluBackward(dx, out, dout, x []float32) {
+	C.farandole_gelu_backward(e.ops, ptr(dx), ptr(out), ptr(dout), ptr(x), C.long(len(x)))
 }
 
 func (e *native) relu(out, x []float32) {
@@ -214,18 +214,23 @@ func (e *native) layerNormColumns(t *layerNormTask, j0, j1 int) {
 		C.long(t.rows), C.long(t.c), C.long(j0), C.long(j1))
 }
 
+func (t *attentionTask) args() C.attention_args {
+	return C.attention_args{
+		out: ptr(t.out), qkv: ptr(t.qkv), dqkv: ptr(t.dqkv), dout: ptr(t.dout),
+		t: C.long(t.t), heads: C.long(t.heads), hs: C.long(t.hs), scale: C.float(t.scale),
+	}
+}
+
 func (e *native) attention(t *attentionTask, h0, h1 int) {
 	work := e.borrow(int(C.farandole_attention_work(e.ops, C.long(t.t), C.long(t.hs))))
 	defer e.giveBack(work)
-	C.farandole_attention(e.ops, ptr(work), ptr(t.out), ptr(t.att), ptr(t.qkv),
-		C.long(t.t), C.long(t.heads), C.long(t.hs), C.float(t.scale), C.long(h0), C.long(h1))
+	C.farandole_attention(e.ops, ptr(work), t.args(), C.long(h0), C.long(h1))
 }
 
 func (e *native) attentionBackward(t *attentionTask, h0, h1 int) {
 	work := e.borrow(int(C.farandole_attention_work(e.ops, C.long(t.t), C.long(t.hs))))
 	defer e.giveBack(work)
-	C.farandole_attention_backward(e.ops, ptr(work), ptr(t.dqkv), ptr(t.dout), ptr(t.qkv), ptr(t.att), ptr(t.scratch),
-		C.long(t.t), C.long(t.heads), C.long(t.hs), C.float(t.scale), C.long(h0), C.long(h1))
+	C.farandole_attention_backward(e.ops, ptr(work), t.args(), C.long(h0), C.long(h1))
 }
 
 func (e *native) crossEntropy(t *crossEntropyTask, i0, i1 int) {

@@ -10,9 +10,9 @@ static inline void farandole_add(const farandole_ops* o, float* dst, const float
 }
 static inline void farandole_scale(const farandole_ops* o, float* x, float s, long n) { o->scale(x, s, n); }
 static inline void farandole_gelu(const farandole_ops* o, float* out, const float* x, long n) { o->gelu(out, x, n); }
-static inline void farandole_gelu_backward(const farandole_ops* o, float* dx, const float* dout, const float* x,
-                                           long n) {
-  o->gelu_backward(dx, dout, x, n);
+static inline void farandole_gelu_backward(const farandole_ops* o, float* dx, float* out, const float* dout,
+                                           const float* x, long n) {
+  o->gelu_backward(dx, out, dout, x, n);
 }
 static inline void farandole_relu(const farandole_ops* o, float* out, const float* x, long n) { o->relu(out, x, n); }
 static inline void farandole_relu_backward(const farandole_ops* o, float* dx, const float* dout, const float* x,
@@ -57,15 +57,10 @@ static inline void farandole_layernorm_columns(const farandole_ops* o, float* dg
                                                long j0, long j1) {
   o->layernorm_columns(dgamma, dbeta, dout, x, mean, rstd, rows, c, j0, j1);
 }
-static inline void farandole_attention(const farandole_ops* o, float* work, float* out, float* att, const float* qkv,
-                                       long n, long heads, long hs, float scale, long h0, long h1) {
-  attention_args t = {out, att, qkv, 0, 0, 0, n, heads, hs, scale};
+static inline void farandole_attention(const farandole_ops* o, float* work, attention_args t, long h0, long h1) {
   o->attention(&t, work, h0, h1);
 }
-static inline void farandole_attention_backward(const farandole_ops* o, float* work, float* dqkv, const float* dout,
-                                                const float* qkv, const float* att, float* scratch, long n, long heads,
-                                                long hs, float scale, long h0, long h1) {
-  attention_args t = {0, (float*)att, qkv, dqkv, dout, scratch, n, heads, hs, scale};
+static inline void farandole_attention_backward(const farandole_ops* o, float* work, attention_args t, long h0, long h1) {
   o->attention_backward(&t, work, h0, h1);
 }
 static inline void farandole_cross_entropy(const farandole_ops* o, float* losses, float* logits, const int32_t* targets,

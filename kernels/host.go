@@ -21,11 +21,11 @@ type hostDevice struct {
 	pool   *pool
 	tasks  tasks
 
-	minPartWork int
+	minPartWork, sharedFloats int
 }
 
 func newHostDevice(name string, e engine, p *pool) *hostDevice {
-	return &hostDevice{name: name, engine: e, pool: p, minPartWork: minPartWork}
+	return &hostDevice{name: name, engine: e, pool: p, minPartWork: minPartWork, sharedFloats: sharedFloats}
 }
 
 func (d *hostDevice) Name() string  { return d.name }

@@ -49,7 +49,7 @@ const (
 	opCopy
 )
 
-// elementTask is an operation that treats every element alike: a is x (or the first operand), b is dout.
+// elementTask is an operation that treats every element alike: a is x (or the first operand), b is dout, c what else there is.
 type elementTask struct {
 	op           elementOp
 	out, a, b, c []float32
@@ -87,7 +87,7 @@ func (t *elementTask) run(i, n int) {
 	case opGELU:
 		t.engine.gelu(out, a)
 	case opGELUBackward:
-		t.engine.geluBackward(out, b, a)
+		t.engine.geluBackward(out, c, b, a)
 	case opReLU:
 		t.engine.relu(out, a)
 	case opReLUBackward:

@@ -54,8 +54,8 @@ const packsPerThread = 2
 // sharedFloats bounds one stretch of the shared side: 8 MiB, what stays in the last cache.
 const sharedFloats = 2 << 20
 
-// lay cuts the task for threads; with 1 it is cut only as far as the cache wants it.
-func (p *matmulPart) lay(t matmulTask, e packer, threads int) {
+// lay cuts the task for threads; with 1 it is cut only as far as the cache wants it. limit bounds one stretch of the shared side.
+func (p *matmulPart) lay(t matmulTask, e packer, threads, limit int) {
 	rows, columns := e.tiling()
 	tiles, panels := (t.m+rows-1)/rows, (t.n+columns-1)/columns
 	p.matmulTask, p.engine, p.threads = t, e, threads
@@ -65,7 +65,7 @@ func (p *matmulPart) lay(t matmulTask, e packer, threads int) {
 		p.sharedLen, p.length, p.sharedRow = panels, tiles, panels*columns
 	}
 	blocks := (t.k + BlockK - 1) / BlockK
-	p.stretches = (blocks*BlockK*p.sharedRow + sharedFloats - 1) / sharedFloats
+	p.stretches = (blocks*BlockK*p.sharedRow + limit - 1) / limit
 	p.stretches = max(1, min(p.stretches, blocks))
 	p.stretch = (blocks + p.stretches - 1) / p.stretches * BlockK
 	p.stretches = (t.k + p.stretch - 1) / p.stretch
@@ -207,7 +207,7 @@ func (d *hostDevice) matmul(sums columnSumsTask, products ...matmulTask) {
 		s.used, s.sumParts = len(products), sumParts
 		s.sums = columnSumsPart{sums, d.engine}
 		for i, t := range products {
-			s.products[i].lay(t, e, threads)
+			s.products[i].lay(t, e, threads, d.sharedFloats)
 		}
 		if threads == 1 {
 			for i := range s.parts() {

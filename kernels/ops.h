@@ -18,11 +18,10 @@ typedef struct {
 } matmul_args;
 
 typedef struct {
-  float *out, *att;
+  float* out;
   const float* qkv;
   float* dqkv;
   const float* dout;
-  float* scratch;
   long t, heads, hs;
   float scale;
 } attention_args;
@@ -51,7 +50,7 @@ typedef struct {
   void (*add)(float* dst, const float* a, const float* b, long n);
   void (*scale)(float* x, float s, long n);
   void (*gelu)(float* out, const float* x, long n);
-  void (*gelu_backward)(float* dx, const float* dout, const float* x, long n);
+  void (*gelu_backward)(float* dx, float* out, const float* dout, const float* x, long n);  // out may be NULL
   void (*relu)(float* out, const float* x, long n);
   void (*relu_backward)(float* dx, const float* dout, const float* x, long n);
   void (*adamw)(float* p, const float* g, float* m, float* v, long n, const adamw_factors* f);

@@ -56,8 +56,8 @@ func newBenchGEMMCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "gemm",
 		Short: "Time a matrix product on this machine",
-		Long: `Gemm times the products of a linear layer: forward, out[m,n] = x[m,k]·w[n,k]ᵀ; weight, dw[n,k] += doutᵀ·x; and
-backward, that and dx[m,k] = dout·w together. It compares rows of the first bit by bit with the reference kernel. The share is
+		Long: `Gemm times the products of a linear layer: forward, out[m,n] = x[m,k]·w[n,k]ᵀ; input, dx[m,k] = dout·w;
+weight, dw[n,k] += doutᵀ·x; and backward, the last two as the training step runs them. It compares rows of the first bit by bit with the reference kernel. The share is
 that of the peak, measured in registers before every iteration.`,
 		Example: "  farandole bench gemm -m 256 -n 2304 -k 768\n  farandole bench gemm --shapes gpt2",
 		Args:    exactArgs(),
@@ -152,6 +152,7 @@ func benchGEMM(ctx context.Context, dev kernels.Device, m, n, k int, o *computeO
 		call  func()
 	}{
 		{"forward", flops, func() { dev.Linear(out, dx, dw, nil, m, n, k) }},
+		{"input", flops, func() { dev.LinearBackwardInput(gx, out, dw, m, n, k) }},
 		{"weight", flops, func() { dev.LinearBackward(nil, gw, nil, out, dx, dw, m, n, k) }},
 		{"backward", 2 * flops, func() { dev.LinearBackward(gx, gw, nil, out, dx, dw, m, n, k) }},
 	} {
