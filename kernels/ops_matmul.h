@@ -6,7 +6,8 @@
 // thread packs the pieces of the other side that it computes. A tile's accumulators hold one whole chain each, so packing,
 // grouping and threads cannot change a bit.
 
-enum { PANEL = 16 * NV };
+// PANEL is the columns of a panel, AHEAD_STEP after how many terms a tile prefetches a line.
+enum { PANEL = 16 * NV, AHEAD_STEP = 4 };
 
 // pack_panel has room for full vectors: width is a multiple of 16.
 // dst[k·width + i] = element k of row i, for rows rows and n values of k; element k of row i is at
@@ -117,18 +118,19 @@ static inline __attribute__((always_inline)) void tile(const int mr, const float
   }                                                                   \
   a += mr;                                                            \
   b += PANEL
-  long k = 0;
-  for (; k + 4 <= kc; k += 4) {
+  // gcc would keep the addresses of all rows in registers, vector registers too, that the loop needs: it shall forget them.
+  // For the same reason the loop is not unrolled.
+  __asm__("" : "+r"(c), "+r"(ldc));
+  for (long k = 0; k < kc;) {
     ahead_next(next);
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; u++) {
+    const long stop = min_long(kc, k + AHEAD_STEP);
+#pragma GCC unroll 1
+    for (; k < stop; k++) {
       CHAIN_STEP;
     }
   }
-  for (; k < kc; k++) {
-    CHAIN_STEP;
-  }
 #undef CHAIN_STEP
+  __asm__("" : "+r"(c), "+r"(ldc));
   // The accumulators stay in registers only when every index is a constant.
 #pragma GCC unroll 16
   for (int i = 0; i < mr; i++) {
