@@ -214,6 +214,7 @@ func TestVectors(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, func() { kernels.AddF32(x, x, x); kernels.FirstNonFinite(x) }))
 	require.Panics(t, func() { kernels.AddF32(x, x, x[1:]) })
 	require.Positive(t, kernels.PeakGFLOPS(2, 1))
+	require.Positive(t, kernels.TriadGBs(2, 1))
 }
 
 func TestConfig(t *testing.T) {

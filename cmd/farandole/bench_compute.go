@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -15,8 +16,11 @@ import (
 	"github.com/farandole-ml/farandole/kernels/nn"
 )
 
-// peakTime is how long the machine's peak is measured.
-const peakTime = 300 * time.Millisecond
+// stepPeakTime is how long the machine's peak is measured before every phase of a step: its speed changes within seconds.
+const stepPeakTime = 5 * time.Millisecond
+
+// triadRounds is how often the memory's bandwidth is measured; the best counts.
+const triadRounds = 8
 
 // computeOptions are the flags that `bench step` and `bench gemm` share.
 type computeOptions struct {
@@ -72,8 +76,40 @@ type stepReport struct {
 	PhasesMS        map[string]float64 `json:"phases_ms"`   // medians
 	TokensPerSecond float64            `json:"tokens_per_second"`
 	GFLOPS          float64            `json:"gflops"`
-	PeakGFLOPS      float64            `json:"peak_gflops"`
+	PeakGFLOPS      float64            `json:"peak_gflops"` // median of what was measured between the phases
+	Share           float64            `json:"share"`       // of the peak: the median of the steps' own quotients
+	UpdateGBs       float64            `json:"update_gbs"`  // bytes that the update must move in its time
+	TriadGBs        float64            `json:"triad_gbs"`   // what a = b + c reached after the steps
+	RooflineShare   float64            `json:"roofline_share"`
 	PeakMemoryBytes int64              `json:"peak_memory_bytes"` // of the process
+}
+
+// updateBytes is what an update moves for one parameter: the norm reads the gradient, AdamW reads parameter, gradient and both
+// moments and writes all but the gradient.
+const updateBytes = 4 + 28
+
+// summarize fills in what follows from the steps. The roofline is the arithmetic at the peak, then the update's bytes at
+// the bandwidth of the triad.
+func (r *stepReport) summarize(model nn.Model, batch, seq int, whole []int64, peaks []float64) {
+	flops := model.Flops(batch, seq)
+	shares := make([]float64, len(whole))
+	for i, ns := range whole {
+		shares[i] = flops / float64(ns) / peaks[i]
+	}
+	middle := func(x []float64) float64 {
+		slices.Sort(x)
+		return x[len(x)/2]
+	}
+	r.MSPerStep = median(whole) / 1e6
+	seconds := r.MSPerStep / 1e3
+	r.TokensPerSecond = float64(batch*seq) / seconds
+	r.GFLOPS = flops / seconds / 1e9
+	r.Share, r.PeakGFLOPS = middle(shares), middle(peaks)
+	bytes := updateBytes * float64(model.ParamBuffer().Len())
+	r.UpdateGBs = bytes / r.PhasesMS["update"] / 1e6
+	r.TriadGBs = kernels.TriadGBs(r.Threads, triadRounds)
+	atPeak := r.GFLOPS / r.Share // as fast as the machine was during the steps
+	r.RooflineShare = (flops/atPeak + bytes/r.TriadGBs) / 1e9 / seconds
 }
 
 func newBenchStepCommand() *cobra.Command {
@@ -83,7 +119,8 @@ func newBenchStepCommand() *cobra.Command {
 		Short: "Time training steps of a model on this machine, by phase",
 		Long: `Step trains a model on noise, alone in this process, and times forward, backward and optimizer update. Throughput
 counts tokens, or images for a perceptron; gflops is the model's arithmetic over the whole step, and peak_gflops what
-this machine's cores reach in registers at the same time.
+this machine's cores reach in registers, measured before every phase. The roofline is that arithmetic at the peak and the
+update's bytes at the bandwidth of a = b + c. The output head runs forward and backward in the first phase.
 
 With --in-job it asks what the machinery costs: the same training program runs alone, without a coordinator, and as a job
 of one worker, in turn, and times its own steps; then both once more, sleeping where they computed, because computing
@@ -120,8 +157,10 @@ varies by more than the machinery costs.`,
 			fmt.Fprintf(cmd.OutOrStdout(), "%s (%s), batch %d, seq %d, %s\n", rep.Model, rep.Program, rep.Batch, rep.Seq, rep.Device)
 			fmt.Fprintf(cmd.OutOrStdout(), "%.2f ms a step: forward %.2f, backward %.2f, update %.2f\n", rep.MSPerStep,
 				rep.PhasesMS["forward"], rep.PhasesMS["backward"], rep.PhasesMS["update"])
-			fmt.Fprintf(cmd.OutOrStdout(), "%s tokens/s, %.1f GF/s of a peak of %.1f, %s of memory at most\n", siText(rep.TokensPerSecond),
-				rep.GFLOPS, rep.PeakGFLOPS, bytesText(rep.PeakMemoryBytes))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s tokens/s, %.1f GF/s, %.0f%% of the peak (%.1f), %.0f%% of the roofline\n", siText(rep.TokensPerSecond),
+				rep.GFLOPS, 100*rep.Share, rep.PeakGFLOPS, 100*rep.RooflineShare)
+			fmt.Fprintf(cmd.OutOrStdout(), "update at %.1f GB/s, triad %.1f GB/s; %s of memory at most\n", rep.UpdateGBs, rep.TriadGBs,
+				bytesText(rep.PeakMemoryBytes))
 			return nil
 		},
 	}
@@ -149,11 +188,12 @@ func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq 
 	noise := model.RandomBatch(batch, seq, 1)
 	phases := map[string][]int64{}
 	var whole []int64
+	var peaks []float64
 	for i := range o.warmup + o.iters {
 		if ctx.Err() != nil {
 			return nil, &exitError{exitInterrupted, fmt.Errorf("interrupted")}
 		}
-		ns, err := timeStep(dev, model, opt, noise, int64(i+1))
+		ns, peak, err := timeStep(dev, model, opt, noise, int64(i+1), o.threads)
 		if err != nil {
 			return nil, usagef("%w", err)
 		}
@@ -165,51 +205,44 @@ func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq 
 			phases[phase] = append(phases[phase], n)
 			total += n
 		}
-		whole = append(whole, total)
+		whole, peaks = append(whole, total), append(peaks, peak)
 	}
 	rep := &stepReport{Model: name, Program: model.Program(), Device: dev.Name(), Batch: batch, Seq: seq, Threads: o.threads,
-		Precision: "f32", Iterations: o.iters, MSPerStep: median(whole) / 1e6, PhasesMS: map[string]float64{}}
+		Precision: "f32", Iterations: o.iters, PhasesMS: map[string]float64{}, PeakMemoryBytes: peakMemory()}
 	for phase, ns := range phases {
 		rep.PhasesMS[phase] = median(ns) / 1e6
 	}
-	seconds := rep.MSPerStep / 1e3
-	rep.TokensPerSecond = float64(batch*seq) / seconds
-	rep.GFLOPS = model.Flops(batch, seq) / seconds / 1e9
-	rep.PeakGFLOPS = kernels.PeakGFLOPS(o.threads, peakTime)
-	rep.PeakMemoryBytes = peakMemory()
+	rep.summarize(model, batch, seq, whole, peaks)
 	return rep, nil
 }
 
-// timeStep is one training step and the nanoseconds of its phases.
-func timeStep(dev kernels.Device, model nn.Model, opt *nn.AdamW, b nn.Batch, step int64) (map[string]int64, error) {
-	ns := map[string]int64{}
-	began := time.Now()
-	lap := func(phase string) {
-		now := time.Now()
-		ns[phase] = now.Sub(began).Nanoseconds()
-		began = now
+// timeStep is one training step: the nanoseconds of its phases, and the machine's peak measured around them. The first phase
+// has the output head's backward pass in it, because the model runs it there.
+func timeStep(dev kernels.Device, model nn.Model, opt *nn.AdamW, b nn.Batch, step int64, threads int) (ns map[string]int64, peak float64, err error) {
+	ns = map[string]int64{}
+	phases := []struct {
+		name string
+		run  func() error
+	}{
+		{"forward", func() error {
+			dev.Zero(model.GradBuffer())
+			return model.Forward(b, 1/float32(len(b.Targets)))
+		}},
+		{"backward", func() error { model.Backward(); return nil }},
+		{"update", func() error { _, err := opt.Update(step); return err }},
 	}
-	dev.Zero(model.GradBuffer())
-	if err := model.Forward(b, 1/float32(len(b.Targets))); err != nil {
-		return nil, err
+	for _, p := range phases {
+		peak += kernels.PeakGFLOPS(threads, stepPeakTime) / float64(len(phases))
+		began := time.Now()
+		if err := p.run(); err != nil {
+			return nil, 0, err
+		}
+		if err := dev.Sync(); err != nil {
+			return nil, 0, err
+		}
+		ns[p.name] = time.Since(began).Nanoseconds()
 	}
-	if err := dev.Sync(); err != nil {
-		return nil, err
-	}
-	lap("forward")
-	model.Backward()
-	if err := dev.Sync(); err != nil {
-		return nil, err
-	}
-	lap("backward")
-	if _, err := opt.Update(step); err != nil {
-		return nil, err
-	}
-	if err := dev.Sync(); err != nil {
-		return nil, err
-	}
-	lap("update")
-	return ns, nil
+	return ns, peak, nil
 }
 
 // peakMemory is the most memory that this process ever held.
