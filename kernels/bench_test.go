@@ -71,12 +71,12 @@ func BenchmarkAttention(b *testing.B) {
 		n, t, heads, hs := s[0], s[1], s[2], s[3]
 		c := heads * hs
 		flops := 2 * float64(n*heads*t*(t+1)*hs)
-		benchmark(b, fmt.Sprintf("forward/b=%d,t=%d,heads=%d,hs=%d", n, t, heads, hs), flops, 0, []int{n * t * c, n * heads * t * t, n * t * 3 * c},
-			func(d kernels.Device, x []kernels.Buffer) { d.Attention(x[0], x[1], x[2], n, t, heads, hs) })
+		benchmark(b, fmt.Sprintf("forward/b=%d,t=%d,heads=%d,hs=%d", n, t, heads, hs), flops, 0, []int{n * t * c, n * t * 3 * c},
+			func(d kernels.Device, x []kernels.Buffer) { d.Attention(x[0], x[1], n, t, heads, hs) })
 		benchmark(b, fmt.Sprintf("backward/b=%d,t=%d,heads=%d,hs=%d", n, t, heads, hs), 2*flops, 0,
-			[]int{n * t * 3 * c, n * t * c, n * t * 3 * c, n * heads * t * t, n * heads * t * t},
+			[]int{n * t * 3 * c, n * t * c, n * t * 3 * c},
 			func(d kernels.Device, x []kernels.Buffer) {
-				d.AttentionBackward(x[0], x[1], x[2], x[3], x[4], n, t, heads, hs)
+				d.AttentionBackward(x[0], x[1], x[2], n, t, heads, hs)
 			})
 	}
 }
@@ -85,7 +85,7 @@ func BenchmarkElements(b *testing.B) {
 	const n = 1 << 18
 	x := []int{n, n, n, n}
 	benchmark(b, "gelu", 0, 8*n, x, func(d kernels.Device, x []kernels.Buffer) { d.GELU(x[0], x[1]) })
-	benchmark(b, "geluBackward", 0, 12*n, x, func(d kernels.Device, x []kernels.Buffer) { d.GELUBackward(x[0], x[2], x[1]) })
+	benchmark(b, "geluBackward", 0, 16*n, x, func(d kernels.Device, x []kernels.Buffer) { d.GELUBackward(x[0], x[3], x[2], x[1]) })
 	benchmark(b, "add", 0, 12*n, x, func(d kernels.Device, x []kernels.Buffer) { d.Add(x[0], x[1], x[2]) })
 	benchmark(b, "squareSum", 0, 4*n, append(x, 1), func(d kernels.Device, x []kernels.Buffer) { d.SquareSum(x[4], x[1]) })
 	benchmark(b, "adamw", 0, 28*n, x, func(d kernels.Device, x []kernels.Buffer) {

@@ -45,7 +45,7 @@ import "math"
 // Softmax of a row x of n elements: M = max x; e_j = exp(x_j - M); s = lanes(e); r = 1 / s; p_j = e_j·r.
 //
 // Attention, for one batch and head, with q_i, k_i, v_i rows of hs values and scale = 1/√hs (1 ÷ √, in float32):
-// z_ij = scale · (Σ_d q_id·k_jd) for j ≤ i; att_i = softmax(z_i0 … z_ii), and +0 for j > i;
+// z_ij = scale · (Σ_d q_id·k_jd) for j ≤ i; att_i = softmax(z_i0 … z_ii);
 // out_id = Σ_{j ≤ i} att_ij·v_jd. Backward:
 //
 //	dp_ij = Σ_d dout_id·v_jd for j ≤ i       D_i = lanes(att_i·dp_i) over j ≤ i

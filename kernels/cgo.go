@@ -20,6 +20,8 @@ package kernels
 // #cgo nocallback farandole_relu_backward
 // #cgo noescape farandole_adamw
 // #cgo nocallback farandole_adamw
+// #cgo noescape farandole_matmul_pack
+// #cgo nocallback farandole_matmul_pack
 // #cgo noescape farandole_matmul
 // #cgo nocallback farandole_matmul
 // #cgo noescape farandole_column_sums
@@ -125,8 +127,8 @@ func (e *native) gelu(out, x []float32) {
 	C.farandole_gelu(e.ops, ptr(out), ptr(x), C.long(len(x)))
 }
 
-func (e *native) geluBackward(dx, dout, x []float32) {
-	C.farandole_gelu_backward(e.ops, ptr(dx), ptr(dout), ptr(x), C.long(len(x)))
+func (e *native) geluBackward(dx, out, dout, x []float32) {
+	C.farandole_gelu_backward(e.ops, ptr(dx), ptr(out), ptr(dout), ptr(x), C.long(len(x)))
 }
 
 func (e *native) relu(out, x []float32) {
@@ -145,16 +147,43 @@ func (e *native) adamW(p, g, m, v []float32, f *adamWFactors) {
 	})
 }
 
-func (e *native) matmul(t *matmulTask, i0, i1, j0, j1 int) {
-	work := e.borrow(int(C.farandole_matmul_work(e.ops, C.long(i1-i0))))
-	defer e.giveBack(work)
+// matmul is not how this engine computes products; see packer.
+func (e *native) matmul(t *matmulTask, i0, i1, j0, j1 int) { reference{}.matmul(t, i0, i1, j0, j1) }
+
+func (e *native) tiling() (rows, columns int) { return int(e.ops.tile_rows), int(e.ops.panel_columns) }
+
+func (t *matmulTask) args() C.matmul_args {
 	var accumulate C.int
 	if t.accumulate {
 		accumulate = 1
 	}
-	C.farandole_matmul(e.ops, ptr(work), ptr(t.c), ptr(t.a), ptr(t.b), ptr(t.bias),
-		C.long(t.m), C.long(t.n), C.long(t.k), C.long(t.ai), C.long(t.ak), C.long(t.bk), C.long(t.bj), accumulate,
-		C.long(i0), C.long(i1), C.long(j0), C.long(j1))
+	return C.matmul_args{
+		a: ptr(t.a), b: ptr(t.b), bias: ptr(t.bias), c: ptr(t.c), m: C.long(t.m), n: C.long(t.n), k: C.long(t.k),
+		ai: C.long(t.ai), ak: C.long(t.ak), bk: C.long(t.bk), bj: C.long(t.bj), accumulate: accumulate,
+	}
+}
+
+func (e *native) packRows(t *matmulTask, dst []float32, k0, k1, r0, r1 int) {
+	C.farandole_matmul_pack(e.ops, t.args(), ptr(dst), 1, C.long(k0), C.long(k1), C.long(r0), C.long(r1))
+}
+
+func (e *native) packColumns(t *matmulTask, dst []float32, k0, k1, p0, p1 int) {
+	C.farandole_matmul_pack(e.ops, t.args(), ptr(dst), 0, C.long(k0), C.long(k1), C.long(p0), C.long(p1))
+}
+
+func (e *native) matmulRows(t *matmulTask, packed []float32, k0, k1, r0, r1, soon int) {
+	e.compute(t, packed, 1, (r1-r0)*int(e.ops.tile_rows), k0, k1, r0, r1, soon)
+}
+
+func (e *native) matmulColumns(t *matmulTask, packed []float32, k0, k1, p0, p1, soon int) {
+	e.compute(t, packed, 0, (p1-p0)*int(e.ops.panel_columns), k0, k1, p0, p1, soon)
+}
+
+// compute borrows memory for one block of the side that is not shared, length wide.
+func (e *native) compute(t *matmulTask, packed []float32, rows C.int, length, k0, k1, u0, u1, soon int) {
+	work := e.borrow(length * BlockK)
+	defer e.giveBack(work)
+	C.farandole_matmul(e.ops, t.args(), ptr(packed), ptr(work), rows, C.long(k0), C.long(k1), C.long(u0), C.long(u1), C.long(soon))
 }
 
 func (e *native) columnSums(t *columnSumsTask, j0, j1 int) {
@@ -185,18 +214,23 @@ func (e *native) layerNormColumns(t *layerNormTask, j0, j1 int) {
 		C.long(t.rows), C.long(t.c), C.long(j0), C.long(j1))
 }
 
+func (t *attentionTask) args() C.attention_args {
+	return C.attention_args{
+		out: ptr(t.out), qkv: ptr(t.qkv), dqkv: ptr(t.dqkv), dout: ptr(t.dout),
+		t: C.long(t.t), heads: C.long(t.heads), hs: C.long(t.hs), scale: C.float(t.scale),
+	}
+}
+
 func (e *native) attention(t *attentionTask, h0, h1 int) {
 	work := e.borrow(int(C.farandole_attention_work(e.ops, C.long(t.t), C.long(t.hs))))
 	defer e.giveBack(work)
-	C.farandole_attention(e.ops, ptr(work), ptr(t.out), ptr(t.att), ptr(t.qkv),
-		C.long(t.t), C.long(t.heads), C.long(t.hs), C.float(t.scale), C.long(h0), C.long(h1))
+	C.farandole_attention(e.ops, ptr(work), t.args(), C.long(h0), C.long(h1))
 }
 
 func (e *native) attentionBackward(t *attentionTask, h0, h1 int) {
 	work := e.borrow(int(C.farandole_attention_work(e.ops, C.long(t.t), C.long(t.hs))))
 	defer e.giveBack(work)
-	C.farandole_attention_backward(e.ops, ptr(work), ptr(t.dqkv), ptr(t.dout), ptr(t.qkv), ptr(t.att), ptr(t.scratch),
-		C.long(t.t), C.long(t.heads), C.long(t.hs), C.float(t.scale), C.long(h0), C.long(h1))
+	C.farandole_attention_backward(e.ops, ptr(work), t.args(), C.long(h0), C.long(h1))
 }
 
 func (e *native) crossEntropy(t *crossEntropyTask, i0, i1 int) {

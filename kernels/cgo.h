@@ -2,7 +2,6 @@
 // Arguments are values: Go memory that C sees must hold no Go pointers.
 #include "ops.h"
 
-static inline long farandole_matmul_work(const farandole_ops* o, long m) { return o->matmul_work(m); }
 static inline long farandole_attention_work(const farandole_ops* o, long t, long hs) {
   return o->attention_work(t, hs);
 }
@@ -11,9 +10,9 @@ static inline void farandole_add(const farandole_ops* o, float* dst, const float
 }
 static inline void farandole_scale(const farandole_ops* o, float* x, float s, long n) { o->scale(x, s, n); }
 static inline void farandole_gelu(const farandole_ops* o, float* out, const float* x, long n) { o->gelu(out, x, n); }
-static inline void farandole_gelu_backward(const farandole_ops* o, float* dx, const float* dout, const float* x,
-                                           long n) {
-  o->gelu_backward(dx, dout, x, n);
+static inline void farandole_gelu_backward(const farandole_ops* o, float* dx, float* out, const float* dout,
+                                           const float* x, long n) {
+  o->gelu_backward(dx, out, dout, x, n);
 }
 static inline void farandole_relu(const farandole_ops* o, float* out, const float* x, long n) { o->relu(out, x, n); }
 static inline void farandole_relu_backward(const farandole_ops* o, float* dx, const float* dout, const float* x,
@@ -24,11 +23,13 @@ static inline void farandole_adamw(const farandole_ops* o, float* p, const float
                                    adamw_factors f) {
   o->adamw(p, g, m, v, n, &f);
 }
-static inline void farandole_matmul(const farandole_ops* o, float* work, float* c, const float* a, const float* b,
-                                    const float* bias, long m, long n, long k, long ai, long ak, long bk, long bj,
-                                    int accumulate, long i0, long i1, long j0, long j1) {
-  matmul_args t = {a, b, bias, c, m, n, k, ai, ak, bk, bj, accumulate};
-  o->matmul(&t, work, i0, i1, j0, j1);
+static inline void farandole_matmul_pack(const farandole_ops* o, matmul_args t, float* dst, int rows, long k0, long k1,
+                                         long u0, long u1) {
+  (rows ? o->matmul_pack_rows : o->matmul_pack_columns)(&t, dst, k0, k1, u0, u1);
+}
+static inline void farandole_matmul(const farandole_ops* o, matmul_args t, const float* packed, float* work, int rows,
+                                    long k0, long k1, long u0, long u1, long soon) {
+  (rows ? o->matmul_rows : o->matmul_columns)(&t, packed, work, k0, k1, u0, u1, soon);
 }
 static inline void farandole_column_sums(const farandole_ops* o, float* dst, const float* x, long rows, long n, long j0,
                                          long j1) {
@@ -56,15 +57,10 @@ static inline void farandole_layernorm_columns(const farandole_ops* o, float* dg
                                                long j0, long j1) {
   o->layernorm_columns(dgamma, dbeta, dout, x, mean, rstd, rows, c, j0, j1);
 }
-static inline void farandole_attention(const farandole_ops* o, float* work, float* out, float* att, const float* qkv,
-                                       long n, long heads, long hs, float scale, long h0, long h1) {
-  attention_args t = {out, att, qkv, 0, 0, 0, n, heads, hs, scale};
+static inline void farandole_attention(const farandole_ops* o, float* work, attention_args t, long h0, long h1) {
   o->attention(&t, work, h0, h1);
 }
-static inline void farandole_attention_backward(const farandole_ops* o, float* work, float* dqkv, const float* dout,
-                                                const float* qkv, const float* att, float* scratch, long n, long heads,
-                                                long hs, float scale, long h0, long h1) {
-  attention_args t = {0, (float*)att, qkv, dqkv, dout, scratch, n, heads, hs, scale};
+static inline void farandole_attention_backward(const farandole_ops* o, float* work, attention_args t, long h0, long h1) {
   o->attention_backward(&t, work, h0, h1);
 }
 static inline void farandole_cross_entropy(const farandole_ops* o, float* losses, float* logits, const int32_t* targets,

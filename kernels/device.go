@@ -52,6 +52,8 @@ type Device interface {
 
 	// Linear: out[m,n] = x[m,k]·w[n,k]ᵀ (+ bias[n] if not nil).
 	Linear(out, x, w, bias Buffer, m, n, k int)
+	// LinearBackwardInput: dx[m,k] = dout[m,n]·w[n,k], for a caller that has x only later.
+	LinearBackwardInput(dx, dout, w Buffer, m, n, k int)
 	// LinearBackward: dx[m,k] = dout[m,n]·w[n,k] (skipped when dx is nil), dw[n,k] += doutᵀ·x, dbias[n] += Σ_m dout
 	// (skipped when dbias is nil).
 	LinearBackward(dx, dw, dbias, dout, x, w Buffer, m, n, k int)
@@ -69,14 +71,13 @@ type Device interface {
 	Residual(out, a, b Buffer)
 
 	// Attention is causal multi-head attention: qkv[b,t,3,heads,hs] → out[b,t,heads·hs], scale 1/√hs.
-	// att[b,heads,t,t] keeps the probabilities for backward.
-	Attention(out, att, qkv Buffer, b, t, heads, hs int)
-	// AttentionBackward: dqkv = … (overwritten). scratch has at least b·heads·t·t elements.
-	AttentionBackward(dqkv, dout, qkv, att, scratch Buffer, b, t, heads, hs int)
+	Attention(out, qkv Buffer, b, t, heads, hs int)
+	// AttentionBackward: dqkv = … (overwritten). It computes the probabilities again.
+	AttentionBackward(dqkv, dout, qkv Buffer, b, t, heads, hs int)
 
-	// GELU (tanh form): out = gelu(x). GELUBackward: dx = dout·gelu'(x).
+	// GELU (tanh form): out = gelu(x). GELUBackward: dx = dout·gelu'(x), and out = gelu(x) once more if out is not nil.
 	GELU(out, x Buffer)
-	GELUBackward(dx, dout, x Buffer)
+	GELUBackward(dx, out, dout, x Buffer)
 	// ReLU: out = max(x, 0). ReLUBackward: dx = dout where x > 0, else 0.
 	ReLU(out, x Buffer)
 	ReLUBackward(dx, dout, x Buffer)

@@ -6,7 +6,7 @@ type engine interface {
 	add(dst, a, b []float32)
 	scale(x []float32, s float32)
 	gelu(out, x []float32)
-	geluBackward(dx, dout, x []float32)
+	geluBackward(dx, out, dout, x []float32) // out may be nil
 	relu(out, x []float32)
 	reluBackward(dx, dout, x []float32)
 	adamW(p, g, m, v []float32, f *adamWFactors)
@@ -74,10 +74,10 @@ type layerNormTask struct {
 }
 
 type attentionTask struct {
-	out, att, qkv       []float32
-	dqkv, dout, scratch []float32
-	b, t, heads, hs     int
-	scale               float32
+	out, qkv        []float32
+	dqkv, dout      []float32
+	b, t, heads, hs int
+	scale           float32
 }
 
 type crossEntropyTask struct {

@@ -21,11 +21,11 @@ type hostDevice struct {
 	pool   *pool
 	tasks  tasks
 
-	minPartWork int
+	minPartWork, sharedFloats int
 }
 
 func newHostDevice(name string, e engine, p *pool) *hostDevice {
-	return &hostDevice{name: name, engine: e, pool: p, minPartWork: minPartWork}
+	return &hostDevice{name: name, engine: e, pool: p, minPartWork: minPartWork, sharedFloats: sharedFloats}
 }
 
 func (d *hostDevice) Name() string  { return d.name }
@@ -91,6 +91,7 @@ func alignedFloats(n int) []float32 {
 	if rest := uintptr(unsafe.Pointer(&x[0])) % alignBytes; rest != 0 {
 		off = int(alignBytes-rest) / 4
 	}
+	wantHugePages(x)
 	return x[off : off+n : off+n]
 }
 

@@ -2,11 +2,13 @@ package kernels
 
 import "fmt"
 
-func (d *hostDevice) Zero(x Buffer) { clear(d.own("Zero", "x", x)) }
+func (d *hostDevice) Zero(x Buffer) {
+	d.elements(elementTask{op: opZero, out: d.own("Zero", "x", x)})
+}
 
 func (d *hostDevice) Copy(dst, src Buffer) {
 	x := d.own("Copy", "dst", dst)
-	copy(x, d.floats("Copy", "src", src, len(x)))
+	d.elements(elementTask{op: opCopy, out: x, a: d.floats("Copy", "src", src, len(x))})
 }
 
 func (d *hostDevice) Add(dst, a, b Buffer)      { d.sum("Add", dst, a, b) }
@@ -24,8 +26,12 @@ func (d *hostDevice) Scale(x Buffer, s float32) {
 func (d *hostDevice) GELU(out, x Buffer) { d.activation("GELU", opGELU, out, nil, x) }
 func (d *hostDevice) ReLU(out, x Buffer) { d.activation("ReLU", opReLU, out, nil, x) }
 
-func (d *hostDevice) GELUBackward(dx, dout, x Buffer) {
-	d.activation("GELUBackward", opGELUBackward, dx, dout, x)
+func (d *hostDevice) GELUBackward(dx, out, dout, x Buffer) {
+	const op = "GELUBackward"
+	o := d.own(op, "dx", dx)
+	n := len(o)
+	d.elements(elementTask{op: opGELUBackward, out: o, a: d.floats(op, "x", x, n), b: d.floats(op, "dout", dout, n),
+		c: d.optional(op, "out", out, n)})
 }
 
 func (d *hostDevice) ReLUBackward(dx, dout, x Buffer) {
@@ -51,10 +57,19 @@ func (d *hostDevice) AdamW(p, g, m, v Buffer, gscale float32, a AdamW) {
 
 func (d *hostDevice) Linear(out, x, w, bias Buffer, m, n, k int) {
 	checkDims("Linear", m, n, k)
-	d.matmul(matmulTask{
+	d.matmul(columnSumsTask{}, matmulTask{
 		c: d.floats("Linear", "out", out, m*n), a: d.floats("Linear", "x", x, m*k), b: d.floats("Linear", "w", w, n*k),
 		bias: d.optional("Linear", "bias", bias, n),
 		m:    m, n: n, k: k, ai: k, ak: 1, bk: 1, bj: k,
+	})
+}
+
+func (d *hostDevice) LinearBackwardInput(dx, dout, w Buffer, m, n, k int) {
+	const op = "LinearBackwardInput"
+	checkDims(op, m, n, k)
+	d.matmul(columnSumsTask{}, matmulTask{
+		c: d.floats(op, "dx", dx, m*k), a: d.floats(op, "dout", dout, m*n), b: d.floats(op, "w", w, n*k),
+		m: m, n: k, k: n, ai: n, ak: 1, bk: k, bj: 1,
 	})
 }
 
@@ -63,15 +78,16 @@ func (d *hostDevice) LinearBackward(dx, dw, dbias, dout, x, w Buffer, m, n, k in
 	checkDims(op, m, n, k)
 	do, xs := d.floats(op, "dout", dout, m*n), d.floats(op, "x", x, m*k)
 	ws, dws := d.floats(op, "w", w, n*k), d.floats(op, "dw", dw, n*k)
-	if dxs := d.optional(op, "dx", dx, m*k); dxs != nil {
-		d.matmul(matmulTask{c: dxs, a: do, b: ws, m: m, n: k, k: n, ai: n, ak: 1, bk: k, bj: 1})
-	}
-	d.matmul(matmulTask{c: dws, a: do, b: xs, m: n, n: k, k: m, ai: 1, ak: n, bk: k, bj: 1, accumulate: true})
+	var sums columnSumsTask
 	if db := d.optional(op, "dbias", dbias, n); db != nil {
-		t := &d.tasks.columnSums
-		*t = columnSumsPart{columnSumsTask{db, do, m, n}, d.engine}
-		d.pool.run(t, d.partsFor(m*n, n))
+		sums = columnSumsTask{db, do, m, n}
 	}
+	gradient := matmulTask{c: dws, a: do, b: xs, m: n, n: k, k: m, ai: 1, ak: n, bk: k, bj: 1, accumulate: true}
+	if dxs := d.optional(op, "dx", dx, m*k); dxs != nil {
+		d.matmul(sums, matmulTask{c: dxs, a: do, b: ws, m: m, n: k, k: n, ai: n, ak: 1, bk: k, bj: 1}, gradient)
+		return
+	}
+	d.matmul(sums, gradient)
 }
 
 func (d *hostDevice) Embed(out, wte, wpe Buffer, tokens Ints, b, t, c int) {
@@ -129,31 +145,27 @@ func (d *hostDevice) LayerNormBackward(dx, dgamma, dbeta, dout, x, gamma, mean, 
 	d.pool.run(p, d.partsFor(rows*c*8, min(rows*Lanes, c)))
 }
 
-func (d *hostDevice) Attention(out, att, qkv Buffer, b, t, heads, hs int) {
+func (d *hostDevice) Attention(out, qkv Buffer, b, t, heads, hs int) {
 	const op = "Attention"
 	checkDims(op, b, t, t, heads, hs)
 	c := heads * hs
 	p := &d.tasks.attention
 	*p = attentionPart{attentionTask{
-		out: d.floats(op, "out", out, b*t*c), att: d.floats(op, "att", att, b*heads*t*t), qkv: d.floats(op, "qkv", qkv, b*t*3*c),
+		out: d.floats(op, "out", out, b*t*c), qkv: d.floats(op, "qkv", qkv, b*t*3*c),
 		b: b, t: t, heads: heads, hs: hs, scale: attentionScale(hs),
 	}, false, d.engine}
 	d.pool.run(p, d.partsFor(b*t*t*c, b*heads*Lanes))
 }
 
-func (d *hostDevice) AttentionBackward(dqkv, dout, qkv, att, scratch Buffer, b, t, heads, hs int) {
+func (d *hostDevice) AttentionBackward(dqkv, dout, qkv Buffer, b, t, heads, hs int) {
 	const op = "AttentionBackward"
 	checkDims(op, b, t, t, heads, hs)
 	c := heads * hs
-	s := d.own(op, "scratch", scratch)
-	if len(s) < b*heads*t*t {
-		panic(fmt.Sprintf("kernels: %s: scratch has %d values, it needs %d", op, len(s), b*heads*t*t))
-	}
 	p := &d.tasks.attention
 	*p = attentionPart{attentionTask{
 		dqkv: d.floats(op, "dqkv", dqkv, b*t*3*c), dout: d.floats(op, "dout", dout, b*t*c),
-		qkv: d.floats(op, "qkv", qkv, b*t*3*c), att: d.floats(op, "att", att, b*heads*t*t), scratch: s,
-		b: b, t: t, heads: heads, hs: hs, scale: attentionScale(hs),
+		qkv: d.floats(op, "qkv", qkv, b*t*3*c),
+		b:   b, t: t, heads: heads, hs: hs, scale: attentionScale(hs),
 	}, true, d.engine}
 	d.pool.run(p, d.partsFor(2*b*t*t*c, b*heads*Lanes))
 }

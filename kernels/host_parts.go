@@ -25,8 +25,8 @@ func (d *hostDevice) partsFor(work, length int) int {
 // tasks has one of each kind of task, so that an operation allocates nothing.
 type tasks struct {
 	element      elementTask
-	matmul       matmulPart
-	columnSums   columnSumsPart
+	matmul       matmulSet
+	plain        plainMatmul
 	embed        embedPart
 	layerNorm    layerNormPart
 	attention    attentionPart
@@ -45,9 +45,11 @@ const (
 	opReLU
 	opReLUBackward
 	opAdamW
+	opZero
+	opCopy
 )
 
-// elementTask is an operation that treats every element alike: a is x (or the first operand), b is dout.
+// elementTask is an operation that treats every element alike: a is x (or the first operand), b is dout, c what else there is.
 type elementTask struct {
 	op           elementOp
 	out, a, b, c []float32
@@ -85,46 +87,18 @@ func (t *elementTask) run(i, n int) {
 	case opGELU:
 		t.engine.gelu(out, a)
 	case opGELUBackward:
-		t.engine.geluBackward(out, b, a)
+		t.engine.geluBackward(out, c, b, a)
 	case opReLU:
 		t.engine.relu(out, a)
 	case opReLUBackward:
 		t.engine.reluBackward(out, b, a)
 	case opAdamW:
 		t.engine.adamW(out, a, b, c, t.factors)
+	case opZero:
+		clear(out)
+	case opCopy:
+		copy(out, a)
 	}
-}
-
-type matmulPart struct {
-	matmulTask
-	byRows bool // cut rows, else columns
-	engine engine
-}
-
-// minMatmulSide is the least that a part of a matrix product has of the longer side, and matmulPartsPerThread the most
-// parts for each thread: every part packs all of the other side's factor again.
-const (
-	minMatmulSide        = 128
-	matmulPartsPerThread = 2
-)
-
-// matmul cuts the longer side.
-func (d *hostDevice) matmul(t matmulTask) {
-	d.tasks.matmul = matmulPart{t, t.m > t.n, d.engine}
-	side := max(t.m, t.n)
-	parts := d.partsFor(t.m*t.n*t.k/Lanes, side)
-	if d.minPartWork > 1 {
-		parts = max(1, min(parts, matmulPartsPerThread*d.pool.threads, side/minMatmulSide))
-	}
-	d.pool.run(&d.tasks.matmul, parts)
-}
-
-func (t *matmulPart) run(i, n int) {
-	if t.byRows {
-		t.engine.matmul(&t.matmulTask, t.m*i/n, t.m*(i+1)/n, 0, t.n)
-		return
-	}
-	t.engine.matmul(&t.matmulTask, 0, t.m, cut(t.n, Lanes, i, n), cut(t.n, Lanes, i+1, n))
 }
 
 type columnSumsPart struct {

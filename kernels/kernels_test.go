@@ -116,7 +116,7 @@ func TestEqualBitsHardValues(t *testing.T) {
 		targets, err := d.AllocInts(rows)
 		require.NoError(t, err)
 		d.GELU(f[2], f[0])
-		d.GELUBackward(f[3], f[1], f[0])
+		d.GELUBackward(f[3], nil, f[1], f[0])
 		d.Linear(f[6], f[4], f[5], nil, m, n, 2)
 		d.CrossEntropy(f[8], f[7], targets, rows, v, 1)
 		var all [][]float32
@@ -169,19 +169,20 @@ func TestNoAllocation(t *testing.T) {
 		}
 		const rows, c = 32, 48
 		x, w, bias, y := buffer(rows*c), buffer(c*c), buffer(c), buffer(rows*c)
-		qkv, att, stats := buffer(3*rows*c), buffer(3*rows*rows), buffer(rows)
+		qkv, stats := buffer(3*rows*c), buffer(rows)
 		targets, err := d.AllocInts(rows)
 		require.NoError(t, err)
 		step := func() {
 			d.Linear(y, x, w, bias, rows, c, c)
 			d.LinearBackward(x, w, bias, y, x, w, rows, c, c)
-			d.Attention(y, att, qkv, 1, rows, 3, c/3)
-			d.AttentionBackward(qkv, y, qkv, att, att, 1, rows, 3, c/3)
+			d.Attention(y, qkv, 1, rows, 3, c/3)
+			d.AttentionBackward(qkv, y, qkv, 1, rows, 3, c/3)
 			d.LayerNorm(y, stats, stats, x, bias, bias, rows, c)
 			d.LayerNormBackward(y, bias, bias, x, x, bias, stats, stats, rows, c)
 			d.Embed(x, w, nil, targets, 1, rows, c)
 			d.EmbedBackward(w, nil, x, targets, 1, rows, c)
 			d.GELU(y, x)
+			d.GELUBackward(x, y, x, x)
 			d.CrossEntropy(stats, x, targets, rows, c, 1)
 			d.SquareSum(bias.Slice(0, 1), x)
 			d.AdamW(x, y, x, x, 1, kernels.AdamW{Step: 1})
@@ -213,6 +214,7 @@ func TestVectors(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, func() { kernels.AddF32(x, x, x); kernels.FirstNonFinite(x) }))
 	require.Panics(t, func() { kernels.AddF32(x, x, x[1:]) })
 	require.Positive(t, kernels.PeakGFLOPS(2, 1))
+	require.Positive(t, kernels.TriadGBs(2, 1))
 }
 
 func TestConfig(t *testing.T) {

@@ -18,11 +18,10 @@ typedef struct {
 } matmul_args;
 
 typedef struct {
-  float *out, *att;
+  float* out;
   const float* qkv;
   float* dqkv;
   const float* dout;
-  float* scratch;
   long t, heads, hs;
   float scale;
 } attention_args;
@@ -43,18 +42,29 @@ typedef struct {
 
 typedef struct {
   const char* name;
-  // How many floats of work memory matmul and the attentions need.
-  long (*matmul_work)(long m);
+  // A matrix product is cut into tiles of at most tile_rows rows and panels of panel_columns columns.
+  long tile_rows, panel_columns;
+  // How many floats of work memory the attentions need.
   long (*attention_work)(long t, long hs);
 
   void (*add)(float* dst, const float* a, const float* b, long n);
   void (*scale)(float* x, float s, long n);
   void (*gelu)(float* out, const float* x, long n);
-  void (*gelu_backward)(float* dx, const float* dout, const float* x, long n);
+  void (*gelu_backward)(float* dx, float* out, const float* dout, const float* x, long n);  // out may be NULL
   void (*relu)(float* out, const float* x, long n);
   void (*relu_backward)(float* dx, const float* dout, const float* x, long n);
   void (*adamw)(float* p, const float* g, float* m, float* v, long n, const adamw_factors* f);
-  void (*matmul)(const matmul_args* t, float* work, long i0, long i1, long j0, long j1);
+  // All of these treat the terms [k0,k1), which begin and end where canonical blocks do. Packed memory has block after
+  // block: m·kc floats for the rows, whole panels of n columns times kc for the columns.
+  // pack_rows packs tiles [r0,r1) of a, pack_columns panels [p0,p1) of b.
+  void (*matmul_pack_rows)(const matmul_args* t, float* dst, long k0, long k1, long r0, long r1);
+  void (*matmul_pack_columns)(const matmul_args* t, float* dst, long k0, long k1, long p0, long p1);
+  // matmul_columns computes panels [p0,p1) of c from packed rows, matmul_rows tiles [r0,r1) from packed columns. work has
+  // room for one block of the panels or tiles. soon is the first panel or tile that the caller will want next, or -1.
+  void (*matmul_columns)(const matmul_args* t, const float* packed, float* work, long k0, long k1, long p0, long p1,
+                         long soon);
+  void (*matmul_rows)(const matmul_args* t, const float* packed, float* work, long k0, long k1, long r0, long r1,
+                      long soon);
   void (*column_sums)(float* dst, const float* x, long rows, long n, long j0, long j1);
   void (*embed)(float* out, const float* wte, const float* wpe, const int32_t* tokens, long t, long c, long i0, long i1);
   void (*embed_backward)(float* dwte, float* dwpe, const float* dout, const int32_t* tokens, long rows, long t, long c,

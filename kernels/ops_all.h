@@ -16,7 +16,8 @@
 
 const farandole_ops JOIN(farandole_ops_, ISA) = {
     .name = STRING(ISA),
-    .matmul_work = op_matmul_work,
+    .tile_rows = MR,
+    .panel_columns = PANEL,
     .attention_work = op_attention_work,
     .add = op_add,
     .scale = op_scale,
@@ -25,7 +26,10 @@ const farandole_ops JOIN(farandole_ops_, ISA) = {
     .relu = op_relu,
     .relu_backward = op_relu_backward,
     .adamw = op_adamw,
-    .matmul = op_matmul,
+    .matmul_pack_rows = op_matmul_pack_rows,
+    .matmul_pack_columns = op_matmul_pack_columns,
+    .matmul_columns = op_matmul_columns,
+    .matmul_rows = op_matmul_rows,
     .column_sums = op_column_sums,
     .embed = op_embed,
     .embed_backward = op_embed_backward,

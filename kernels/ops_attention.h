@@ -1,15 +1,18 @@
 // Causal attention, head by head. A head's keys and values are copied together once, rows padded to whole vectors;
-// then AR rows at a time meet AV vectors of columns.
+// then AR rows at a time meet AV vectors of columns. Probabilities live for AR rows in the forward pass; the backward pass computes
+// them again, for the rows of one canonical block at a time, which is as far as the sums over rows need them.
 
 static inline long pad16(long n) { return (n + 15) / 16 * 16; }
 
-static long op_attention_work(long t, long hs) { return 4 * (pad16(t) + 16) * (pad16(hs) + 16); }
+static long op_attention_work(long t, long hs) {
+  return 5 * (pad16(t) + 16) * (pad16(hs) + 16) + 2 * min_long(BLOCK_K, pad16(t)) * pad16(t);
+}
 
-// Which terms k of row r of a tile exist: all; those up to first + r; those from first + r on.
-enum { TERMS_ALL, TERMS_UP_TO, TERMS_FROM };
+// Which terms k of row r of a tile exist: all; those up to first + r; those from first + r on; all, after others.
+enum { TERMS_ALL, TERMS_UP_TO, TERMS_FROM, TERMS_MORE };
 
 // c[r,·] = Σ_k a[r·ar + k·ak]·b[k·ldb + ·] for rows rows and cols columns, over k in [k0, k1) as far as terms lets them exist.
-// With TERMS_UP_TO k1 is first + rows, with TERMS_FROM k0 is first. first is a multiple of AR, so that the rows' differences
+// With TERMS_UP_TO k1 is first + rows, with TERMS_FROM k0 is first. TERMS_MORE are all, added to what is there. first is a multiple of AR, so that the rows' differences
 // lie within one canonical block.
 static inline __attribute__((always_inline)) void product_tile(const int terms, const int nv, float* c, long ldc,
                                                                const float* a, long ar, long ak, const float* b,
@@ -26,7 +29,7 @@ static inline __attribute__((always_inline)) void product_tile(const int terms, 
 #pragma GCC unroll 4
       for (int v = 0; v < nv; v++) acc[r][v] = vf_set1(0.0f);
     }
-    int set = k == k0;
+    int set = k == k0 && terms != TERMS_MORE;
 #define TERM(r) \
   vf y = vf_set1(p[r][k * ak]); \
   _Pragma("GCC unroll 4") for (int v = 0; v < nv; v++) acc[r][v] = vf_fma(y, x[v], acc[r][v])
@@ -99,10 +102,11 @@ static inline __attribute__((always_inline)) void product_tile(const int terms, 
 PRODUCT(product_all, TERMS_ALL)
 PRODUCT(product_up_to, TERMS_UP_TO)
 PRODUCT(product_from, TERMS_FROM)
+PRODUCT(product_more, TERMS_MORE)
 
 // dst[d·width + j] = src[j·ld + d] for j < t, d < hs: a head's rows as columns, width = pad16(t).
 static void head_columns(float* dst, const float* src, long ld, long t, long hs, long width) {
-  pack(dst, src, ld, 1, t, width, hs);
+  pack_panel(dst, src, ld, 1, t, width, hs);
 }
 
 // dst[j·width + d] = src[j·ld + d]: a head's rows together, width = pad16(hs), filled up with +0.
@@ -118,68 +122,85 @@ static inline long head_at(const attention_args* t, long h, long* out) {
   return batch * t->t * 3 * c + first;
 }
 
-static void op_attention(const attention_args* t, float* work, long h0, long h1) {
-  const long n = t->t, hs = t->hs, c = t->heads * hs, tw = pad16(n), hw = pad16(hs);
-  float *keys = work, *values = keys + (tw + 16) * (hw + 16);
+// The probabilities of rows [r, r+rows) of a head, as far as they exist, to att, rows of ld. q is the head's first row.
+static void probabilities(float* att, long ld, const attention_args* t, const float* q, const float* keys, long r,
+                          long rows) {
+  const long c = t->heads * t->hs;
   const vf scale = vf_set1(t->scale);
+  product_all(att, ld, q + r * 3 * c, 3 * c, 1, keys, pad16(t->t), 0, 0, t->hs, rows, r + rows);
+  for (long len = r + 1; len <= r + rows; len++, att += ld) {
+#define E store_w(att + i, vf_mul(scale, load_w(att + i, w)), w)
+    BODY(len, E);
+#undef E
+    const vf f = vf_set1(1.0f / softmax_terms(att, att, row_largest(att, len), len));
+#define E store_w(att + i, vf_mul(load_w(att + i, w), f), w)
+    BODY(len, E);
+#undef E
+  }
+}
+
+static void op_attention(const attention_args* t, float* work, long h0, long h1) {
+  const long n = t->t, hs = t->hs, c = t->heads * hs, tw = pad16(n), hw = pad16(hs), part = (tw + 16) * (hw + 16);
+  float *keys = work, *values = keys + part, *att = values + part;
   for (long h = h0; h < h1; h++) {
     long o, q = head_at(t, h, &o);
-    float *att = t->att + h * n * n, *out = t->out + o;
     head_columns(keys, t->qkv + q + c, 3 * c, n, hs, tw);
     head_rows(values, t->qkv + q + 2 * c, 3 * c, n, hs, hw);
     for (long r = 0; r < n; r += AR) {
-      long rows = min_long(AR, n - r), end = r + rows;
-      float* a = att + r * n;
-      product_all(a, n, t->qkv + q + r * 3 * c, 3 * c, 1, keys, tw, 0, 0, hs, rows, end);
-      for (long l = 1; l <= rows; l++, a += n) {
-        long len = r + l;
-#define E store_w(a + i, vf_mul(scale, load_w(a + i, w)), w)
-        BODY(len, E);
-#undef E
-        const vf f = vf_set1(1.0f / softmax_terms(a, a, row_largest(a, len), len));
-#define E store_w(a + i, vf_mul(load_w(a + i, w), f), w)
-        BODY(len, E);
-#undef E
-        memset(a + len, 0, (n - len) * sizeof(float));
-      }
-      product_up_to(out + r * c, c, att + r * n, n, 1, values, hw, r, 0, end, rows, hs);
+      long rows = min_long(AR, n - r);
+      probabilities(att, tw, t, t->qkv + q, keys, r, rows);
+      product_up_to(t->out + o + r * c, c, att, tw, 1, values, hw, r, 0, r + rows, rows, hs);
     }
   }
 }
 
+// dz = the gradient of the scores, from the gradient of the probabilities in dz and the probabilities.
+static void scores_backward(float* dz, const float* att, long len, vf scale) {
+  vf s = vf_set1(0.0f);
+#define E s = vf_fma(load_w(att + i, w), load_w(dz + i, w), s)
+  BODY(len, E);
+#undef E
+  const vf dot = vf_set1(vf_fold(s));
+#define E store_w(dz + i, vf_mul(vf_mul(vf_sub(load_w(dz + i, w), dot), load_w(att + i, w)), scale), w)
+  BODY(len, E);
+#undef E
+}
+
 static void op_attention_backward(const attention_args* t, float* work, long h0, long h1) {
   const long n = t->t, hs = t->hs, c = t->heads * hs, tw = pad16(n), hw = pad16(hs), part = (tw + 16) * (hw + 16);
-  float *values = work, *keys = values + part, *queries = keys + part, *douts = queries + part;
+  float *values = work, *columns = values + part, *keys = columns + part, *queries = keys + part;
+  float *douts = queries + part, *att = douts + part, *dz = att + min_long(BLOCK_K, tw) * tw;
   const vf scale = vf_set1(t->scale);
   for (long h = h0; h < h1; h++) {
     long o, q = head_at(t, h, &o);
-    const float *att = t->att + h * n * n, *dout = t->dout + o;
-    float *dz = t->scratch + h * n * n, *dqkv = t->dqkv + q;
+    const float* dout = t->dout + o;
+    float* dqkv = t->dqkv + q;
     head_columns(values, t->qkv + q + 2 * c, 3 * c, n, hs, tw);
+    head_columns(columns, t->qkv + q + c, 3 * c, n, hs, tw);
     head_rows(keys, t->qkv + q + c, 3 * c, n, hs, hw);
     head_rows(queries, t->qkv + q, 3 * c, n, hs, hw);
     head_rows(douts, dout, c, n, hs, hw);
-    for (long r = 0; r < n; r += AR) {
-      long rows = min_long(AR, n - r), end = r + rows;
-      product_all(dz + r * n, n, dout + r * c, c, 1, values, tw, 0, 0, hs, rows, end);
-      for (long l = 0; l < rows; l++) {
-        const float* a = att + (r + l) * n;
-        float* z = dz + (r + l) * n;
-        vf s = vf_set1(0.0f);
-#define E s = vf_fma(load_w(a + i, w), load_w(z + i, w), s)
-        BODY(r + l + 1, E);
-#undef E
-        const vf dot = vf_set1(vf_fold(s));
-#define E store_w(z + i, vf_mul(vf_mul(vf_sub(load_w(z + i, w), dot), load_w(a + i, w)), scale), w)
-        BODY(r + l + 1, E);
-#undef E
+    for (long b = 0; b < n; b += BLOCK_K) {
+      const long end = min_long(n, b + BLOCK_K);
+      for (long r = b; r < end; r += AR) {
+        long rows = min_long(AR, end - r);
+        float *a = att + (r - b) * tw, *z = dz + (r - b) * tw;
+        probabilities(a, tw, t, t->qkv + q, columns, r, rows);
+        product_all(z, tw, dout + r * c, c, 1, values, tw, 0, 0, hs, rows, r + rows);
+        for (long l = 0; l < rows; l++) scores_backward(z + l * tw, a + l * tw, r + l + 1, scale);
+        product_up_to(dqkv + r * 3 * c, 3 * c, z, tw, 1, keys, hw, r, 0, r + rows, rows, hs);
       }
-      product_up_to(dqkv + r * 3 * c, 3 * c, dz + r * n, n, 1, keys, hw, r, 0, end, rows, hs);
-    }
-    for (long r = 0; r < n; r += AR) {
-      long rows = min_long(AR, n - r);
-      product_from(dqkv + c + r * 3 * c, 3 * c, dz + r, 1, n, queries, hw, r, r, n, rows, hs);
-      product_from(dqkv + 2 * c + r * 3 * c, 3 * c, att + r, 1, n, douts, hw, r, r, n, rows, hs);
+      // Keys and values before this block get its rows' terms after those of the blocks before.
+      float *dk = dqkv + c, *dv = dqkv + 2 * c;
+      for (long r = 0; r < b; r += AR) {
+        product_more(dk + r * 3 * c, 3 * c, dz + r, 1, tw, queries + b * hw, hw, 0, 0, end - b, AR, hs);
+        product_more(dv + r * 3 * c, 3 * c, att + r, 1, tw, douts + b * hw, hw, 0, 0, end - b, AR, hs);
+      }
+      for (long r = b; r < end; r += AR) {
+        long rows = min_long(AR, end - r), at = r - b;
+        product_from(dk + r * 3 * c, 3 * c, dz + r, 1, tw, queries + b * hw, hw, at, at, end - b, rows, hs);
+        product_from(dv + r * 3 * c, 3 * c, att + r, 1, tw, douts + b * hw, hw, at, at, end - b, rows, hs);
+      }
     }
   }
 }

@@ -79,7 +79,7 @@ static void op_scale(float* x, float s, long n) {
 }
 
 // The logistic function σ(2u) of GELU and, where slope is not NULL, GELU's derivative.
-static inline vf gelu_sigmoid(vf x, vf* slope) {
+static inline __attribute__((always_inline)) vf gelu_sigmoid(vf x, vf* slope) {
   const vf one = vf_set1(1.0f), linear = vf_set1(1.5957691216057308f);
   vf y = vf_max(vf_set1(-32.0f), vf_min(vf_set1(32.0f), x));
   vf q = vf_mul(y, y);
@@ -103,8 +103,12 @@ static void op_gelu(float* out, const float* x, long n) {
 #undef E
 }
 
-static void op_gelu_backward(float* dx, const float* dout, const float* x, long n) {
-#define E vf s; gelu_sigmoid(load_w(x + i, w), &s); store_w(dx + i, vf_mul(load_w(dout + i, w), s), w)
+static void op_gelu_backward(float* dx, float* out, const float* dout, const float* x, long n) {
+#define E                                          \
+  vf s, v = load_w(x + i, w);                      \
+  vf y = vf_mul(v, gelu_sigmoid(v, &s));           \
+  store_w(dx + i, vf_mul(load_w(dout + i, w), s), w); \
+  if (out) store_w(out + i, y, w)
   BODY(n, E);
 #undef E
 }

@@ -1,19 +1,19 @@
-// The matrix product: packed panels and a register tile of MR rows by NV vectors.
+// The matrix product: packed tiles and panels, and a register tile of up to MR rows by NV vectors.
 //
-// Rows are taken in groups of up to ROWS_PACKED. For every canonical block of k, the group's part of A is packed as
-// tiles [k][mr]; then, panel by panel, BLOCK_K rows of NV·16 columns of B are packed and meet every tile of A.
-// A tile's accumulators hold one whole chain each, so packing, grouping and threads cannot change a bit.
+// Rows of c are cut into tiles of at most MR rows, as equal as they can be: 256 rows are 10·13 + 9·14, so that no row of a
+// tile is idle. Columns are cut into panels of PANEL. For each canonical block of k a tile's part of A is packed as [k][rows]
+// and a panel's part of B as [k][PANEL], padded with zeros. One side is packed whole, by all threads together, and shared; each
+// thread packs the pieces of the other side that it computes. A tile's accumulators hold one whole chain each, so packing,
+// grouping and threads cannot change a bit.
 
-enum { ROWS_PACKED = MR * 36, PANEL = 16 * NV };
+// PANEL is the columns of a panel, AHEAD_STEP after how many terms a tile prefetches a line.
+enum { PANEL = 16 * NV, AHEAD_STEP = 4 };
 
-static long op_matmul_work(long m) {
-  long rows = m < ROWS_PACKED ? (m + MR - 1) / MR * MR : ROWS_PACKED;
-  return (rows + PANEL) * BLOCK_K + 2 * TW;
-}
-
+// pack_panel has room for full vectors: width is a multiple of 16.
 // dst[k·width + i] = element k of row i, for rows rows and n values of k; element k of row i is at
-// src[i·ri + k·rk], where ri or rk is 1. Rows from rows to width become +0. Writes up to TW floats past the end.
-static void pack(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long width, long n) {
+// src[i·ri + k·rk], where ri or rk is 1. Rows from rows to width become +0.
+static void pack_panel(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long width,
+                       long n) {
   if (rk == 1) {
     long k = 0;
     for (; k + TW <= n; k += TW) {
@@ -31,22 +31,61 @@ static void pack(float* restrict dst, const float* restrict src, long ri, long r
     }
     return;
   }
-  if (rows == width && width % 16 == 0) {
-    for (long k = 0; k < n; k++) {
-      for (long i = 0; i < width; i += 16) vf_store(dst + k * width + i, vf_load(src + k * rk + i));
-    }
-    return;
-  }
   for (long k = 0; k < n; k++) {
     for (long i = 0; i < width; i += 16) {
       long have = rows - i < 0 ? 0 : min_long(16, rows - i);
-      vf v = vf_loadn(src + k * rk + i, have);
-      if (width - i >= 16) {
-        vf_store(dst + k * width + i, v);
+      vf_store(dst + k * width + i, have == 16 ? vf_load(src + k * rk + i) : vf_loadn(src + k * rk + i, have));
+    }
+  }
+}
+
+// pack_tile is the same with width = rows ≤ MR. Whole vectors are written as long as what they spill over is written later.
+static void pack_tile(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long n) {
+  long k = 0;
+  if (rk == 1) {
+    for (; k + TW <= n; k += TW) {
+      if ((k + TW - 1) * rows + TW <= n * rows) {
+        if (rows == MR) {
+          transpose(dst + k * rows, rows, src + k, ri, MR);
+        } else {
+          transpose(dst + k * rows, rows, src + k, ri, rows);
+        }
       } else {
-        vf_storen(dst + k * width + i, v, width - i);
+        float square[TW * TW];
+        transpose(square, TW, src + k, ri, rows);
+        for (long j = 0; j < TW; j++) memcpy(dst + (k + j) * rows, square + j * TW, rows * sizeof(float));
       }
     }
+    for (; k < n; k++) {
+      for (long i = 0; i < rows; i++) dst[k * rows + i] = src[i * ri + k];
+    }
+    return;
+  }
+  for (; k * rows + 16 <= n * rows; k++) vf_store(dst + k * rows, vf_loadn(src + k * rk, rows));
+  for (; k < n; k++) memcpy(dst + k * rows, src + k * rk, rows * sizeof(float));
+}
+
+// ahead walks over the cache lines that will be packed next, a few for every tile, so that packing does not wait for memory:
+// rows of lines 64-byte lines each, step bytes apart.
+typedef struct {
+  const char *p, *row;
+  long line, lines, step, left;
+} ahead;
+
+static ahead ahead_of(const float* src, long ri, long rk, long rows, long n) {
+  long count = rk == 1 ? rows : n, length = rk == 1 ? n : rows, lines = (length + 15) / 16;
+  const char* p = (const char*)src;
+  return (ahead){p, p, lines, lines, (rk == 1 ? ri : rk) * (long)sizeof(float), count * lines};
+}
+
+static inline void ahead_next(ahead* h) {
+  if (h->left <= 0) return;
+  h->left--;
+  __builtin_prefetch(h->p, 0, 2);
+  h->p += 64;
+  if (--h->line == 0) {
+    h->line = h->lines;
+    h->p = h->row += h->step;
   }
 }
 
@@ -54,10 +93,10 @@ static void pack(float* restrict dst, const float* restrict src, long ri, long r
 enum { TILE_SET, TILE_ADD };
 
 // One block of a tile of mr rows and NV vectors: c = or += the chains over kc packed values, then + bias.
-// rows and cols say how much of the tile exists.
+// cols says how many columns of the tile exist.
 static inline __attribute__((always_inline)) void tile(const int mr, const float* restrict a, const float* restrict b,
-                                                       long kc, float* restrict c, long ldc, long rows, long cols,
-                                                       int mode, const float* bias) {
+                                                       long kc, float* restrict c, long ldc, long cols, int mode,
+                                                       const float* bias, ahead* next) {
   vf acc[MR][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < mr; i++) {
@@ -67,52 +106,58 @@ static inline __attribute__((always_inline)) void tile(const int mr, const float
   // The tile of c arrives while the chains are computed.
 #pragma GCC unroll 16
   for (int i = 0; i < mr; i++) {
-    const float* p = c + (i < rows ? i * ldc : 0);
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) __builtin_prefetch(p + 16 * v, 1);
+    for (int v = 0; v < NV; v++) __builtin_prefetch(c + i * ldc + 16 * v, 1);
   }
-  for (long k = 0; k < kc; k++) {
-    vf x[NV];
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) x[v] = vf_load(b + 16 * v);
-#pragma GCC unroll 16
-    for (int i = 0; i < mr; i++) {
-      vf y = vf_set1(a[i]);
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) acc[i][v] = vf_fma(y, x[v], acc[i][v]);
+#define CHAIN_STEP                                                    \
+  vf x[NV];                                                           \
+  _Pragma("GCC unroll 4") for (int v = 0; v < NV; v++) x[v] = vf_load(b + 16 * v); \
+  _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {             \
+    vf y = vf_set1(a[i]);                                             \
+    _Pragma("GCC unroll 4") for (int v = 0; v < NV; v++) acc[i][v] = vf_fma(y, x[v], acc[i][v]); \
+  }                                                                   \
+  a += mr;                                                            \
+  b += PANEL
+  // gcc would keep the addresses of all rows in registers, vector registers too, that the loop needs: it shall forget them.
+  // For the same reason the loop is not unrolled.
+  __asm__("" : "+r"(c), "+r"(ldc));
+  for (long k = 0; k < kc;) {
+    ahead_next(next);
+    const long stop = min_long(kc, k + AHEAD_STEP);
+#pragma GCC unroll 1
+    for (; k < stop; k++) {
+      CHAIN_STEP;
     }
-    a += mr;
-    b += PANEL;
   }
+#undef CHAIN_STEP
+  __asm__("" : "+r"(c), "+r"(ldc));
   // The accumulators stay in registers only when every index is a constant.
 #pragma GCC unroll 16
   for (int i = 0; i < mr; i++) {
-    if (i < rows) {
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) {
-        float* p = c + i * ldc + 16 * v;
-        long w = cols - 16 * v;
-        vf s = acc[i][v];
-        if (w >= 16) {
-          if (mode == TILE_ADD) s = vf_add(vf_load(p), s);
-          if (bias) s = vf_add(s, vf_load(bias + 16 * v));
-          vf_store(p, s);
-        } else if (w > 0) {
-          if (mode == TILE_ADD) s = vf_add(vf_loadn(p, w), s);
-          if (bias) s = vf_add(s, vf_loadn(bias + 16 * v, w));
-          vf_storen(p, s, w);
-        }
+    for (int v = 0; v < NV; v++) {
+      float* p = c + i * ldc + 16 * v;
+      long w = cols - 16 * v;
+      vf s = acc[i][v];
+      if (w >= 16) {
+        if (mode == TILE_ADD) s = vf_add(vf_load(p), s);
+        if (bias) s = vf_add(s, vf_load(bias + 16 * v));
+        vf_store(p, s);
+      } else if (w > 0) {
+        if (mode == TILE_ADD) s = vf_add(vf_loadn(p, w), s);
+        if (bias) s = vf_add(s, vf_loadn(bias + 16 * v, w));
+        vf_storen(p, s, w);
       }
     }
   }
 }
 
-typedef void (*tile_fn)(const float*, const float*, long, float*, long, long, long, int, const float*);
+typedef void (*tile_fn)(const float*, const float*, long, float*, long, long, int, const float*, ahead*);
 
-#define TILE(mr)                                                                                                 \
-  static void tile_##mr(const float* a, const float* b, long kc, float* c, long ldc, long rows, long cols, int mode, \
-                        const float* bias) {                                                                     \
-    tile(mr, a, b, kc, c, ldc, rows, cols, mode, bias);                                                          \
+#define TILE(mr)                                                                                              \
+  static void tile_##mr(const float* a, const float* b, long kc, float* c, long ldc, long cols, int mode,     \
+                        const float* bias, ahead* next) {                                                     \
+    tile(mr, a, b, kc, c, ldc, cols, mode, bias, next);                                                       \
   }
 TILE(1) TILE(2) TILE(3) TILE(4)
 #if MR > 4
@@ -131,29 +176,99 @@ static const tile_fn tiles[MR + 1] = {0, tile_1, tile_2, tile_3, tile_4,
 #endif
 };
 
-static void op_matmul(const matmul_args* t, float* work, long i0, long i1, long j0, long j1) {
-  float* panel = work + op_matmul_work(i1 - i0) - PANEL * BLOCK_K - TW;
-  for (long i = i0; i < i1; i += ROWS_PACKED) {
-    long rows = min_long(ROWS_PACKED, i1 - i);
-    // Tiles as equal as they can be: 64 rows are better cut as 5·13 than as 4·14 + 8.
-    long count = (rows + MR - 1) / MR, mr = (rows + count - 1) / count;
-    for (long k = 0; k < t->k; k += BLOCK_K) {
-      long kc = min_long(BLOCK_K, t->k - k);
-      int mode = k > 0 || t->accumulate ? TILE_ADD : TILE_SET;
-      const float* bias = k + kc == t->k ? t->bias : 0;
-      for (long r = 0; r < count; r++) {
-        pack(work + r * mr * kc, t->a + (i + r * mr) * t->ai + k * t->ak, t->ai, t->ak, min_long(mr, rows - r * mr),
-             mr, kc);
-      }
+// The row where tile r of m rows begins.
+static inline long tile_row(long m, long r) { return m * r / ((m + MR - 1) / MR); }
+
+static inline long whole_panels(long n) { return (n + PANEL - 1) / PANEL * PANEL; }
+
+static void op_matmul_pack_rows(const matmul_args* t, float* dst, long k0, long k1, long r0, long r1) {
+  for (long k = k0; k < k1; k += BLOCK_K) {
+    long kc = min_long(BLOCK_K, k1 - k);
+    for (long r = r0; r < r1; r++) {
+      long i = tile_row(t->m, r);
+      pack_tile(dst + i * kc, t->a + i * t->ai + k * t->ak, t->ai, t->ak, tile_row(t->m, r + 1) - i, kc);
+    }
+    dst += t->m * kc;
+  }
+}
+
+static void op_matmul_pack_columns(const matmul_args* t, float* dst, long k0, long k1, long p0, long p1) {
+  for (long k = k0; k < k1; k += BLOCK_K) {
+    long kc = min_long(BLOCK_K, k1 - k);
+    for (long j = p0 * PANEL; j < min_long(p1 * PANEL, t->n); j += PANEL) {
+      pack_panel(dst + j * kc, t->b + j * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, t->n - j), PANEL, kc);
+    }
+    dst += whole_panels(t->n) * kc;
+  }
+}
+
+// block says where one block of k goes, and what it does to c.
+typedef struct {
+  long k, kc;
+  int mode;
+  const float* bias;
+} block;
+
+static inline block block_at(const matmul_args* t, long k, long k1) {
+  long kc = min_long(BLOCK_K, k1 - k);
+  return (block){k, kc, k > 0 || t->accumulate ? TILE_ADD : TILE_SET, k + kc == t->k ? t->bias : 0};
+}
+
+static inline void block_tile(const matmul_args* t, const block* b, const float* a, const float* panel, long i, long rows,
+                              long j, ahead* next) {
+  tiles[rows](a, panel, b->kc, t->c + i * t->n + j, t->n, min_long(PANEL, t->n - j), b->mode, b->bias ? b->bias + j : 0,
+              next);
+}
+
+static void op_matmul_columns(const matmul_args* t, const float* packed, float* work, long k0, long k1, long p0, long p1,
+                              long soon) {
+  const long count = (t->m + MR - 1) / MR, j0 = p0 * PANEL, j1 = min_long(p1 * PANEL, t->n);
+  const long later = soon < 0 ? 0 : min_long(soon * PANEL, t->n);
+  for (long k = k0; k < k1; k += BLOCK_K) {
+    block b = block_at(t, k, k1);
+    for (long j = j0; j < j1; j += PANEL) {
+      pack_panel(work + (j - j0) * b.kc, t->b + j * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, t->n - j), PANEL, b.kc);
+    }
+    ahead next = {0};
+    if (k + b.kc < k1) {
+      next = ahead_of(t->b + j0 * t->bj + (k + b.kc) * t->bk, t->bj, t->bk, j1 - j0, min_long(BLOCK_K, k1 - k - b.kc));
+    } else if (soon >= 0 && later < t->n) {
+      next = ahead_of(t->b + later * t->bj + k0 * t->bk, t->bj, t->bk, min_long(j1 - j0, t->n - later),
+                      min_long(BLOCK_K, k1 - k0));
+    }
+    for (long r = 0; r < count; r++) {
+      long i = tile_row(t->m, r), rows = tile_row(t->m, r + 1) - i;
       for (long j = j0; j < j1; j += PANEL) {
-        long cols = min_long(PANEL, j1 - j);
-        pack(panel, t->b + j * t->bj + k * t->bk, t->bj, t->bk, cols, PANEL, kc);
-        tile_fn f = tiles[mr];
-        for (long r = 0; r < count; r++) {
-          f(work + r * mr * kc, panel, kc, t->c + (i + r * mr) * t->n + j, t->n, rows - r * mr, cols, mode,
-            bias ? bias + j : 0);
-        }
+        block_tile(t, &b, packed + i * b.kc, work + (j - j0) * b.kc, i, rows, j, &next);
       }
     }
+    packed += t->m * b.kc;
+  }
+}
+
+static void op_matmul_rows(const matmul_args* t, const float* packed, float* work, long k0, long k1, long r0, long r1,
+                           long soon) {
+  const long i0 = tile_row(t->m, r0), i1 = tile_row(t->m, r1);
+  const long later = soon < 0 ? t->m : min_long(t->m, tile_row(t->m, soon));
+  for (long k = k0; k < k1; k += BLOCK_K) {
+    block b = block_at(t, k, k1);
+    for (long r = r0; r < r1; r++) {
+      long i = tile_row(t->m, r);
+      pack_tile(work + (i - i0) * b.kc, t->a + i * t->ai + k * t->ak, t->ai, t->ak, tile_row(t->m, r + 1) - i, b.kc);
+    }
+    ahead next = {0};
+    if (k + b.kc < k1) {
+      next = ahead_of(t->a + i0 * t->ai + (k + b.kc) * t->ak, t->ai, t->ak, i1 - i0, min_long(BLOCK_K, k1 - k - b.kc));
+    } else if (later < t->m) {
+      next = ahead_of(t->a + later * t->ai + k0 * t->ak, t->ai, t->ak, min_long(i1 - i0, t->m - later),
+                      min_long(BLOCK_K, k1 - k0));
+    }
+    for (long j = 0; j < t->n; j += PANEL) {
+      for (long r = r0; r < r1; r++) {
+        long i = tile_row(t->m, r);
+        block_tile(t, &b, work + (i - i0) * b.kc, packed + j * b.kc, i, tile_row(t->m, r + 1) - i, j, &next);
+      }
+    }
+    packed += whole_panels(t->n) * b.kc;
   }
 }

@@ -27,9 +27,13 @@ func (reference) gelu(out, x []float32) {
 	}
 }
 
-func (reference) geluBackward(dx, dout, x []float32) {
+func (reference) geluBackward(dx, out, dout, x []float32) {
 	for i := range dx {
-		dx[i] = dout[i] * geluSlope32(x[i])
+		v := x[i]
+		dx[i] = dout[i] * geluSlope32(v)
+		if out != nil {
+			out[i] = gelu32(v)
+		}
 	}
 }
 

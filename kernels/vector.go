@@ -27,6 +27,30 @@ func bytesOf(x []float32) []byte {
 // It runs on the caller's thread and does not allocate.
 func FirstNonFinite(x []float32) int { return best().firstNonFinite(x) }
 
+// triadLen is the elements of each of the three arrays that TriadGBs walks over: together far past the caches.
+const triadLen = 24 << 20
+
+// TriadGBs measures how many 10⁹ bytes a second the given number of threads read and write together in a = b + c over arrays
+// of memory, best of rounds. What the processor reads only to overwrite it does not count, as in STREAM (McCalpin 1995).
+func TriadGBs(threads, rounds int) float64 {
+	threads = max(threads, 1)
+	a, b, c := alignedFloats(triadLen), alignedFloats(triadLen), alignedFloats(triadLen)
+	best := 0.0
+	for range max(rounds, 1) + 1 { // the first touches the memory
+		start := time.Now()
+		var wg sync.WaitGroup
+		for i := range threads {
+			wg.Go(func() {
+				from, to := cut(triadLen, Lanes, i, threads), cut(triadLen, Lanes, i+1, threads)
+				AddF32(a[from:to], b[from:to], c[from:to])
+			})
+		}
+		wg.Wait()
+		best = max(best, 3*4*triadLen/float64(time.Since(start).Nanoseconds()))
+	}
+	return best
+}
+
 // peakSlice is about how many floating-point operations PeakGFLOPS does between two looks at the clock.
 const peakSlice = 20_000_000
 

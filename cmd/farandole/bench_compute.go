@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os/signal"
 	"runtime"
 	"slices"
@@ -17,8 +16,11 @@ import (
 	"github.com/farandole-ml/farandole/kernels/nn"
 )
 
-// peakTime is how long the machine's peak is measured.
-const peakTime = 300 * time.Millisecond
+// stepPeakTime is how long the machine's peak is measured before every phase of a step: its speed changes within seconds.
+const stepPeakTime = 5 * time.Millisecond
+
+// triadRounds is how often the memory's bandwidth is measured; the best counts.
+const triadRounds = 8
 
 // computeOptions are the flags that `bench step` and `bench gemm` share.
 type computeOptions struct {
@@ -74,8 +76,40 @@ type stepReport struct {
 	PhasesMS        map[string]float64 `json:"phases_ms"`   // medians
 	TokensPerSecond float64            `json:"tokens_per_second"`
 	GFLOPS          float64            `json:"gflops"`
-	PeakGFLOPS      float64            `json:"peak_gflops"`
+	PeakGFLOPS      float64            `json:"peak_gflops"` // median of what was measured between the phases
+	Share           float64            `json:"share"`       // of the peak: the median of the steps' own quotients
+	UpdateGBs       float64            `json:"update_gbs"`  // bytes that the update must move in its time
+	TriadGBs        float64            `json:"triad_gbs"`   // what a = b + c reached after the steps
+	RooflineShare   float64            `json:"roofline_share"`
 	PeakMemoryBytes int64              `json:"peak_memory_bytes"` // of the process
+}
+
+// updateBytes is what an update moves for one parameter: the norm reads the gradient, AdamW reads parameter, gradient and both
+// moments and writes all but the gradient.
+const updateBytes = 4 + 28
+
+// summarize fills in what follows from the steps. The roofline is the arithmetic at the peak, then the update's bytes at
+// the bandwidth of the triad.
+func (r *stepReport) summarize(model nn.Model, batch, seq int, whole []int64, peaks []float64) {
+	flops := model.Flops(batch, seq)
+	shares := make([]float64, len(whole))
+	for i, ns := range whole {
+		shares[i] = flops / float64(ns) / peaks[i]
+	}
+	middle := func(x []float64) float64 {
+		slices.Sort(x)
+		return x[len(x)/2]
+	}
+	r.MSPerStep = median(whole) / 1e6
+	seconds := r.MSPerStep / 1e3
+	r.TokensPerSecond = float64(batch*seq) / seconds
+	r.GFLOPS = flops / seconds / 1e9
+	r.Share, r.PeakGFLOPS = middle(shares), middle(peaks)
+	bytes := updateBytes * float64(model.ParamBuffer().Len())
+	r.UpdateGBs = bytes / r.PhasesMS["update"] / 1e6
+	r.TriadGBs = kernels.TriadGBs(r.Threads, triadRounds)
+	atPeak := r.GFLOPS / r.Share // as fast as the machine was during the steps
+	r.RooflineShare = (flops/atPeak + bytes/r.TriadGBs) / 1e9 / seconds
 }
 
 func newBenchStepCommand() *cobra.Command {
@@ -85,7 +119,8 @@ func newBenchStepCommand() *cobra.Command {
 		Short: "Time training steps of a model on this machine, by phase",
 		Long: `Step trains a model on noise, alone in this process, and times forward, backward and optimizer update. Throughput
 counts tokens, or images for a perceptron; gflops is the model's arithmetic over the whole step, and peak_gflops what
-this machine's cores reach in registers at the same time.
+this machine's cores reach in registers, measured before every phase. The roofline is that arithmetic at the peak and the
+update's bytes at the bandwidth of a = b + c. The output head runs forward and backward in the first phase.
 
 With --in-job it asks what the machinery costs: the same training program runs alone, without a coordinator, and as a job
 of one worker, in turn, and times its own steps; then both once more, sleeping where they computed, because computing
@@ -122,8 +157,10 @@ varies by more than the machinery costs.`,
 			fmt.Fprintf(cmd.OutOrStdout(), "%s (%s), batch %d, seq %d, %s\n", rep.Model, rep.Program, rep.Batch, rep.Seq, rep.Device)
 			fmt.Fprintf(cmd.OutOrStdout(), "%.2f ms a step: forward %.2f, backward %.2f, update %.2f\n", rep.MSPerStep,
 				rep.PhasesMS["forward"], rep.PhasesMS["backward"], rep.PhasesMS["update"])
-			fmt.Fprintf(cmd.OutOrStdout(), "%s tokens/s, %.1f GF/s of a peak of %.1f, %s of memory at most\n", siText(rep.TokensPerSecond),
-				rep.GFLOPS, rep.PeakGFLOPS, bytesText(rep.PeakMemoryBytes))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s tokens/s, %.1f GF/s, %.0f%% of the peak (%.1f), %.0f%% of the roofline\n", siText(rep.TokensPerSecond),
+				rep.GFLOPS, 100*rep.Share, rep.PeakGFLOPS, 100*rep.RooflineShare)
+			fmt.Fprintf(cmd.OutOrStdout(), "update at %.1f GB/s, triad %.1f GB/s; %s of memory at most\n", rep.UpdateGBs, rep.TriadGBs,
+				bytesText(rep.PeakMemoryBytes))
 			return nil
 		},
 	}
@@ -151,11 +188,12 @@ func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq 
 	noise := model.RandomBatch(batch, seq, 1)
 	phases := map[string][]int64{}
 	var whole []int64
+	var peaks []float64
 	for i := range o.warmup + o.iters {
 		if ctx.Err() != nil {
 			return nil, &exitError{exitInterrupted, fmt.Errorf("interrupted")}
 		}
-		ns, err := timeStep(dev, model, opt, noise, int64(i+1))
+		ns, peak, err := timeStep(dev, model, opt, noise, int64(i+1), o.threads)
 		if err != nil {
 			return nil, usagef("%w", err)
 		}
@@ -167,51 +205,44 @@ func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq 
 			phases[phase] = append(phases[phase], n)
 			total += n
 		}
-		whole = append(whole, total)
+		whole, peaks = append(whole, total), append(peaks, peak)
 	}
 	rep := &stepReport{Model: name, Program: model.Program(), Device: dev.Name(), Batch: batch, Seq: seq, Threads: o.threads,
-		Precision: "f32", Iterations: o.iters, MSPerStep: median(whole) / 1e6, PhasesMS: map[string]float64{}}
+		Precision: "f32", Iterations: o.iters, PhasesMS: map[string]float64{}, PeakMemoryBytes: peakMemory()}
 	for phase, ns := range phases {
 		rep.PhasesMS[phase] = median(ns) / 1e6
 	}
-	seconds := rep.MSPerStep / 1e3
-	rep.TokensPerSecond = float64(batch*seq) / seconds
-	rep.GFLOPS = model.Flops(batch, seq) / seconds / 1e9
-	rep.PeakGFLOPS = kernels.PeakGFLOPS(o.threads, peakTime)
-	rep.PeakMemoryBytes = peakMemory()
+	rep.summarize(model, batch, seq, whole, peaks)
 	return rep, nil
 }
 
-// timeStep is one training step and the nanoseconds of its phases.
-func timeStep(dev kernels.Device, model nn.Model, opt *nn.AdamW, b nn.Batch, step int64) (map[string]int64, error) {
-	ns := map[string]int64{}
-	began := time.Now()
-	lap := func(phase string) {
-		now := time.Now()
-		ns[phase] = now.Sub(began).Nanoseconds()
-		began = now
+// timeStep is one training step: the nanoseconds of its phases, and the machine's peak measured around them. The first phase
+// has the output head's backward pass in it, because the model runs it there.
+func timeStep(dev kernels.Device, model nn.Model, opt *nn.AdamW, b nn.Batch, step int64, threads int) (ns map[string]int64, peak float64, err error) {
+	ns = map[string]int64{}
+	phases := []struct {
+		name string
+		run  func() error
+	}{
+		{"forward", func() error {
+			dev.Zero(model.GradBuffer())
+			return model.Forward(b, 1/float32(len(b.Targets)))
+		}},
+		{"backward", func() error { model.Backward(); return nil }},
+		{"update", func() error { _, err := opt.Update(step); return err }},
 	}
-	dev.Zero(model.GradBuffer())
-	if err := model.Forward(b, 1/float32(len(b.Targets))); err != nil {
-		return nil, err
+	for _, p := range phases {
+		peak += kernels.PeakGFLOPS(threads, stepPeakTime) / float64(len(phases))
+		began := time.Now()
+		if err := p.run(); err != nil {
+			return nil, 0, err
+		}
+		if err := dev.Sync(); err != nil {
+			return nil, 0, err
+		}
+		ns[p.name] = time.Since(began).Nanoseconds()
 	}
-	if err := dev.Sync(); err != nil {
-		return nil, err
-	}
-	lap("forward")
-	model.Backward()
-	if err := dev.Sync(); err != nil {
-		return nil, err
-	}
-	lap("backward")
-	if _, err := opt.Update(step); err != nil {
-		return nil, err
-	}
-	if err := dev.Sync(); err != nil {
-		return nil, err
-	}
-	lap("update")
-	return ns, nil
+	return ns, peak, nil
 }
 
 // peakMemory is the most memory that this process ever held.
@@ -221,128 +252,4 @@ func peakMemory() int64 {
 		return 0
 	}
 	return u.Maxrss << 10 // Linux counts KiB
-}
-
-// gemmReport is `bench gemm -o json`.
-type gemmReport struct {
-	M          int     `json:"m"`
-	N          int     `json:"n"`
-	K          int     `json:"k"`
-	Threads    int     `json:"threads"`
-	Precision  string  `json:"precision"`
-	Device     string  `json:"device"`
-	Iterations int     `json:"iterations"`
-	TimeUS     float64 `json:"time_us"`
-	GFLOPS     float64 `json:"gflops"`
-	PeakGFLOPS float64 `json:"peak_gflops"`
-	Checked    int     `json:"checked"` // elements compared with the reference
-	Wrong      int     `json:"wrong"`   // elements whose bits differ from it
-}
-
-func newBenchGEMMCommand() *cobra.Command {
-	o, m, n, k := &computeOptions{}, 0, 0, 0
-	cmd := &cobra.Command{
-		Use:   "gemm",
-		Short: "Time a matrix product on this machine",
-		Long: `Gemm times out[m,n] = x[m,k]·w[n,k]ᵀ, the product of a linear layer, and compares rows of it bit by bit with the
-reference kernel.`,
-		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, d := range []int{m, n, k} {
-				if d < 1 || d > 1<<16 {
-					return usagef("-m, -n and -k want 1 to 65536, not %d", d)
-				}
-			}
-			dev, err := o.open()
-			if err != nil {
-				return err
-			}
-			defer dev.Close()
-			rep, err := benchGEMM(dev, m, n, k, o)
-			if err != nil {
-				return err
-			}
-			if o.output == "json" {
-				err = writeJSON(cmd.OutOrStdout(), rep)
-			} else {
-				fmt.Fprintf(cmd.OutOrStdout(), "%d×%d×%d on %s: %s us, %.1f GF/s of a peak of %.1f; %d of %d elements wrong\n", m, n, k, rep.Device,
-					microsText(rep.TimeUS), rep.GFLOPS, rep.PeakGFLOPS, rep.Wrong, rep.Checked)
-			}
-			if err == nil && rep.Wrong > 0 {
-				err = failf("bench gemm: %s: do not trust this build or this machine", count(int64(rep.Wrong), "wrong element"))
-			}
-			return err
-		},
-	}
-	o.addFlags(cmd, 20)
-	cmd.Flags().IntVarP(&m, "m", "m", 256, "rows of x")
-	cmd.Flags().IntVarP(&n, "n", "n", 2304, "rows of w")
-	cmd.Flags().IntVarP(&k, "k", "k", 768, "columns of both")
-	return cmd
-}
-
-// checkedRows is how many rows of a product are compared: the reference is slow.
-const checkedRows = 4
-
-func benchGEMM(dev kernels.Device, m, n, k int, o *computeOptions) (*gemmReport, error) {
-	r := rand.New(rand.NewPCG(1, 2))
-	x, w := make([]float32, m*k), make([]float32, n*k)
-	for _, b := range [][]float32{x, w} {
-		for i := range b {
-			b[i] = r.Float32() - 0.5
-		}
-	}
-	rows := min(m, checkedRows)
-	product := func(d kernels.Device, rows int, x []float32, iters int) ([]float32, []int64, error) {
-		dx, dw, out, err := gemmBuffers(d, x, w, rows*n)
-		if err != nil {
-			return nil, nil, failf("%w", err)
-		}
-		var ns []int64
-		for range iters {
-			began := time.Now()
-			d.Linear(out, dx, dw, nil, rows, n, k)
-			if err := d.Sync(); err != nil {
-				return nil, nil, failf("%w", err)
-			}
-			ns = append(ns, time.Since(began).Nanoseconds())
-		}
-		got := make([]float32, rows*n)
-		return got, ns, d.Download(got, out)
-	}
-	got, ns, err := product(dev, m, x, o.warmup+o.iters)
-	if err != nil {
-		return nil, err
-	}
-	ref := kernels.NewReference()
-	defer ref.Close()
-	want, _, err := product(ref, rows, x[(m-rows)*k:], 1) // the last rows: edges are where kernels err
-	if err != nil {
-		return nil, err
-	}
-	rep := &gemmReport{M: m, N: n, K: k, Threads: o.threads, Precision: "f32", Device: dev.Name(), Iterations: o.iters, Checked: len(want)}
-	for i, v := range want {
-		if got[(m-rows)*n+i] != v {
-			rep.Wrong++
-		}
-	}
-	rep.TimeUS = median(slices.Clone(ns[o.warmup:])) / 1e3
-	rep.GFLOPS = 2 * float64(m) * float64(n) * float64(k) / rep.TimeUS / 1e3
-	rep.PeakGFLOPS = kernels.PeakGFLOPS(o.threads, peakTime)
-	return rep, nil
-}
-
-func gemmBuffers(d kernels.Device, x, w []float32, outLen int) (dx, dw, out kernels.Buffer, err error) {
-	if dx, err = d.Alloc(len(x)); err != nil {
-		return nil, nil, nil, err
-	}
-	if dw, err = d.Alloc(len(w)); err != nil {
-		return nil, nil, nil, err
-	}
-	if out, err = d.Alloc(outLen); err != nil {
-		return nil, nil, nil, err
-	}
-	d.Upload(dx, x)
-	d.Upload(dw, w)
-	return dx, dw, out, nil
 }

@@ -71,9 +71,10 @@ func inPlace(t *testing.T, d kernels.Device) {
 		return upload(t, d, x...), upload(t, d, y...), upload(t, d, make([]float32, len(x))...)
 	}
 	for name, op := range map[string]func(dst, a, b kernels.Buffer){
-		"Add": d.Add, "Residual": d.Residual, "GELUBackward": d.GELUBackward, "ReLUBackward": d.ReLUBackward,
-		"GELU": func(dst, a, _ kernels.Buffer) { d.GELU(dst, a) },
-		"ReLU": func(dst, a, _ kernels.Buffer) { d.ReLU(dst, a) },
+		"Add": d.Add, "Residual": d.Residual, "ReLUBackward": d.ReLUBackward,
+		"GELUBackward": func(dst, a, b kernels.Buffer) { d.GELUBackward(dst, nil, a, b) },
+		"GELU":         func(dst, a, _ kernels.Buffer) { d.GELU(dst, a) },
+		"ReLU":         func(dst, a, _ kernels.Buffer) { d.ReLU(dst, a) },
 	} {
 		a, b, c := fresh()
 		op(c, a, b)
@@ -143,10 +144,11 @@ func misuse(t *testing.T, d, other kernels.Device) {
 		"EmbedBackward token":          func() { d.EmbedBackward(f(6), nil, f(2), i(7), 1, 1, 2) },
 		"LayerNorm gamma":              func() { d.LayerNorm(f(6), f(2), f(2), f(6), f(2), f(3), 2, 3) },
 		"LayerNormBackward rstd":       func() { d.LayerNormBackward(f(6), f(3), f(3), f(6), f(6), f(3), f(2), f(1), 2, 3) },
-		"Attention att":                func() { d.Attention(f(4), f(3), f(12), 1, 2, 1, 2) },
-		"AttentionBackward scratch":    func() { d.AttentionBackward(f(12), f(4), f(12), f(4), f(3), 1, 2, 1, 2) },
+		"Attention qkv":                func() { d.Attention(f(4), f(11), 1, 2, 1, 2) },
+		"AttentionBackward dout":       func() { d.AttentionBackward(f(12), f(3), f(12), 1, 2, 1, 2) },
 		"GELU":                         func() { d.GELU(f(2), f(3)) },
-		"GELUBackward":                 func() { d.GELUBackward(f(2), f(3), f(2)) },
+		"GELUBackward":                 func() { d.GELUBackward(f(2), nil, f(3), f(2)) },
+		"GELUBackward out":             func() { d.GELUBackward(f(2), f(3), f(2), f(2)) },
 		"CrossEntropy target":          func() { d.CrossEntropy(f(1), f(3), i(3), 1, 3, 1) },
 		"CrossEntropy losses":          func() { d.CrossEntropy(f(2), f(3), i(0), 1, 3, 1) },
 		"Sum out":                      func() { d.Sum(f(2), f(3)) },
@@ -217,8 +219,8 @@ func nonFinite(t *testing.T, d kernels.Device) {
 	require.Subset(t, bad(out), []int{0, 1}, "GELU")
 	// Causality: token 5's value reaches the outputs from 5 on, and no earlier one.
 	const n, hs = 19, 3
-	att, y := zeros(n*n), zeros(n*hs)
-	d.Attention(y, att, at(n*3*hs, 5*3*hs+2*hs, nan), 1, n, 1, hs)
+	y := zeros(n * hs)
+	d.Attention(y, at(n*3*hs, 5*3*hs+2*hs, nan), 1, n, 1, hs)
 	var want []int
 	for i := 5; i < n; i++ {
 		want = append(want, i*hs)

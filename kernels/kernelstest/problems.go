@@ -143,7 +143,6 @@ func slope(name string, f func(float64) float64, call func(d kernels.Device, dx,
 
 var (
 	gelu         = activation("GELU", GELU64, kernels.Device.GELU)
-	geluBackward = slope("GELUBackward", GELUSlope64, kernels.Device.GELUBackward)
 	relu         = activation("ReLU", func(x float64) float64 { return max(x, 0) }, kernels.Device.ReLU)
 	reluBackward = slope("ReLUBackward", func(x float64) float64 {
 		if x > 0 {
@@ -152,6 +151,19 @@ var (
 		return 0
 	}, kernels.Device.ReLUBackward)
 )
+
+func geluBackward(r *rand.Rand, size int) Problem {
+	p := slope("GELUBackward", GELUSlope64, func(d kernels.Device, dx, dout, x kernels.Buffer) { d.GELUBackward(dx, nil, dout, x) })(r, size)
+	if r.IntN(2) == 0 {
+		return p
+	}
+	only := p.Want
+	p.Name += " and GELU"
+	p.Buffers = append(p.Buffers, out("out", len(p.Buffers[0].Data), 4*exact))
+	p.Call = func(d kernels.Device, b []kernels.Buffer, _ kernels.Ints) { d.GELUBackward(b[0], b[3], b[1], b[2]) }
+	p.Want = func(in [][]float64) [][]float64 { return append(only(in), mapped(in[2], GELU64)) }
+	return p
+}
 
 func reduction(name string, f func(float64) float64, tolerance func(n int) float64,
 	call func(d kernels.Device, out, x kernels.Buffer)) func(*rand.Rand, int) Problem {

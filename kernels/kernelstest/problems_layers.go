@@ -55,6 +55,18 @@ func linearBackwardOf(r *rand.Rand, m, n, k int) Problem {
 			return [][]float64{dx, plus(in[1], dw), plus(in[2], dbias)}
 		},
 	}
+	if r.IntN(4) == 0 {
+		p.Name += " only dx"
+		p.Buffers[1].Written, p.Buffers[2].Written = false, false
+		p.Call = func(d kernels.Device, b []kernels.Buffer, _ kernels.Ints) {
+			d.LinearBackwardInput(b[0], b[3], b[5], m, n, k)
+		}
+		p.Want = func(in [][]float64) [][]float64 {
+			dx, _, _ := LinearBackward64(in[3], in[4], in[5], m, n, k)
+			return [][]float64{dx}
+		}
+		return p
+	}
 	if r.IntN(3) == 0 { // the first layer: its input needs no gradient
 		p.Name += " only dw"
 		p.Buffers[0].Written, p.Buffers[2].Written = false, false
@@ -189,15 +201,14 @@ func attention(r *rand.Rand, size int) Problem {
 func attentionOf(r *rand.Rand, b, t, heads, hs int) Problem {
 	c := heads * hs
 	return Problem{
-		Name: fmt.Sprintf("Attention b=%d t=%d heads=%d hs=%d", b, t, heads, hs),
-		Buffers: []Argument{out("out", b*t*c, 1e-5), out("att", b*heads*t*t, 1e-5),
-			in("qkv", normal(r, b*t*3*c, 1))},
+		Name:    fmt.Sprintf("Attention b=%d t=%d heads=%d hs=%d", b, t, heads, hs),
+		Buffers: []Argument{out("out", b*t*c, 1e-5), in("qkv", normal(r, b*t*3*c, 1))},
 		Call: func(d kernels.Device, x []kernels.Buffer, _ kernels.Ints) {
-			d.Attention(x[0], x[1], x[2], b, t, heads, hs)
+			d.Attention(x[0], x[1], b, t, heads, hs)
 		},
 		Want: func(in [][]float64) [][]float64 {
-			out, att := Attention64(in[2], b, t, heads, hs)
-			return [][]float64{out, att}
+			out, _ := Attention64(in[1], b, t, heads, hs)
+			return [][]float64{out}
 		},
 	}
 }
@@ -210,17 +221,15 @@ func attentionBackward(r *rand.Rand, size int) Problem {
 func attentionBackwardOf(r *rand.Rand, b, t, heads, hs int) Problem {
 	c := heads * hs
 	qkv := normal(r, b*t*3*c, 1)
-	_, att := Attention64(widen(qkv), b, t, heads, hs)
-	scratch := out("scratch", b*heads*t*t+r.IntN(3), 0)
 	return Problem{
-		Name: fmt.Sprintf("AttentionBackward b=%d t=%d heads=%d hs=%d", b, t, heads, hs),
-		Buffers: []Argument{out("dqkv", b*t*3*c, summed(t)*math.Sqrt(float64(hs))*4), in("dout", normal(r, b*t*c, 1)), in("qkv", qkv),
-			in("att", narrow(att)), scratch},
+		Name:    fmt.Sprintf("AttentionBackward b=%d t=%d heads=%d hs=%d", b, t, heads, hs),
+		Buffers: []Argument{out("dqkv", b*t*3*c, summed(t)*math.Sqrt(float64(hs))*4), in("dout", normal(r, b*t*c, 1)), in("qkv", qkv)},
 		Call: func(d kernels.Device, x []kernels.Buffer, _ kernels.Ints) {
-			d.AttentionBackward(x[0], x[1], x[2], x[3], x[4], b, t, heads, hs)
+			d.AttentionBackward(x[0], x[1], x[2], b, t, heads, hs)
 		},
 		Want: func(in [][]float64) [][]float64 {
-			return [][]float64{AttentionBackward64(in[1], in[2], in[3], b, t, heads, hs), nil}
+			_, att := Attention64(in[2], b, t, heads, hs)
+			return [][]float64{AttentionBackward64(in[1], in[2], att, b, t, heads, hs)}
 		},
 	}
 }

@@ -20,28 +20,40 @@ type gptRun struct {
 	lnf      kernels.Buffer // [bt, c]
 	lnfMean  kernels.Buffer // [bt]
 	lnfRstd  kernels.Buffer
-	logits   kernels.Buffer // [bt, vocab]; the gradient once CrossEntropy ran
+	head     []headRun
+	logits   kernels.Buffer // [headRows, vocab]: of one part of the positions
 	losses   kernels.Buffer // [bt]
 	sum      kernels.Buffer // [1]
 	branch   kernels.Buffer // [bt, c]: what a layer's half adds to the residual stream
+	norm     kernels.Buffer // [bt, c]: the output of a layer's norm; backward computes it again
+	gelu     kernels.Buffer // [bt, 4c]: the same of GELU
 
 	dres    kernels.Buffer // [bt, c]: gradient of the residual stream
 	dnorm   kernels.Buffer // [bt, c]: gradient of a norm's output, or of attention's
 	dqkv    kernels.Buffer // [bt, 3c]
-	dhidden kernels.Buffer // [bt, 4c]: gradient of GELU's output
-	dfc     kernels.Buffer // [bt, 4c]: gradient of GELU's input
-	scratch kernels.Buffer // [b, heads, t, t]
+	dhidden kernels.Buffer // [bt, 4c]: gradient of GELU's output, then of its input
+}
+
+// headRows is how many positions go through the output head at once: their logits are the largest matrix of all. It is a
+// canonical block, so the gradient of the head's matrix has the same bits whatever the batch.
+const headRows = kernels.BlockK
+
+// headRun is a part of at most headRows positions.
+type headRun struct {
+	rows                    int
+	in, din, logits, losses kernels.Buffer // [rows, c] twice, [rows, vocab], [rows]
+	targets                 kernels.Ints
 }
 
 // layerRun is what one layer keeps for its backward pass.
 type layerRun struct {
-	in                 kernels.Buffer // [bt, c]: the residual stream before the layer, another's out
-	ln1, mean1, rstd1  kernels.Buffer
-	qkv, att, attended kernels.Buffer // [bt, 3c], [b, heads, t, t], [bt, c]
-	mid                kernels.Buffer // [bt, c]: after attention
-	ln2, mean2, rstd2  kernels.Buffer
-	fc, gelu           kernels.Buffer // [bt, 4c]
-	out                kernels.Buffer // [bt, c]
+	in            kernels.Buffer // [bt, c]: the residual stream before the layer, another's out
+	mean1, rstd1  kernels.Buffer
+	qkv, attended kernels.Buffer // [bt, 3c], [bt, c]
+	mid           kernels.Buffer // [bt, c]: after attention
+	mean2, rstd2  kernels.Buffer
+	fc            kernels.Buffer // [bt, 4c]
+	out           kernels.Buffer // [bt, c]
 }
 
 // shape makes the activations those of [b, t]; grads asks for the backward pass's as well.
@@ -51,22 +63,22 @@ func (m *GPT) shape(b, t int, grads bool) error {
 		return nil
 	}
 	r.b = 0 // not usable should an allocation fail
-	c, bt, att := m.cfg.Width, b*t, b*m.cfg.Heads*t*t
+	c, bt := m.cfg.Width, b*t
 	a := &m.acts
 	a.begin()
-	r.embedded, r.branch = a.take(bt*c), a.take(bt*c)
+	r.embedded, r.branch, r.norm, r.gelu = a.take(bt*c), a.take(bt*c), a.take(bt*c), a.take(4*bt*c)
 	r.lnf, r.lnfMean, r.lnfRstd = a.take(bt*c), a.take(bt), a.take(bt)
-	r.logits, r.losses, r.sum = a.take(bt*m.cfg.Vocab), a.take(bt), a.take(1)
+	r.logits, r.losses, r.sum = a.take(min(bt, headRows)*m.cfg.Vocab), a.take(bt), a.take(1)
 	r.layers = r.layers[:0]
 	in := r.embedded
 	for range m.cfg.Layers {
 		l := layerRun{
-			in:  in,
-			ln1: a.take(bt * c), mean1: a.take(bt), rstd1: a.take(bt),
-			qkv: a.take(3 * bt * c), att: a.take(att), attended: a.take(bt * c),
-			mid: a.take(bt * c),
-			ln2: a.take(bt * c), mean2: a.take(bt), rstd2: a.take(bt),
-			fc: a.take(4 * bt * c), gelu: a.take(4 * bt * c),
+			in:    in,
+			mean1: a.take(bt), rstd1: a.take(bt),
+			qkv: a.take(3 * bt * c), attended: a.take(bt * c),
+			mid:   a.take(bt * c),
+			mean2: a.take(bt), rstd2: a.take(bt),
+			fc:  a.take(4 * bt * c),
 			out: a.take(bt * c),
 		}
 		r.layers = append(r.layers, l)
@@ -74,7 +86,7 @@ func (m *GPT) shape(b, t int, grads bool) error {
 	}
 	if grads { // last, so that their absence moves nothing
 		r.dres, r.dnorm, r.dqkv = a.take(bt*c), a.take(bt*c), a.take(3*bt*c)
-		r.dhidden, r.dfc, r.scratch = a.take(4*bt*c), a.take(4*bt*c), a.take(att)
+		r.dhidden = a.take(4 * bt * c)
 	}
 	if a.err != nil {
 		return a.err
@@ -87,10 +99,27 @@ func (m *GPT) shape(b, t int, grads bool) error {
 	}
 	r.tokens, r.targets = m.ints.Slice(0, bt), m.ints.Slice(bt, bt)
 	r.b, r.t, r.grads = b, t, grads
+	m.cutHead()
 	return nil
 }
 
-// Forward computes the losses of b. See Model.
+// cutHead makes the parts of the output head.
+func (m *GPT) cutHead() {
+	r, c := &m.run, m.cfg.Width
+	bt := r.b * r.t
+	r.head = r.head[:0]
+	for i := 0; i < bt; i += headRows {
+		n := min(headRows, bt-i)
+		h := headRun{rows: n, in: r.lnf.Slice(i*c, n*c), logits: r.logits.Slice(0, n*m.cfg.Vocab),
+			losses: r.losses.Slice(i, n), targets: r.targets.Slice(i, n)}
+		if r.grads {
+			h.din = r.dnorm.Slice(i*c, n*c)
+		}
+		r.head = append(r.head, h)
+	}
+}
+
+// Forward computes the losses of b and, part by part, what the output head adds to the gradient: logits are not kept. See Model.
 func (m *GPT) Forward(b Batch, scale float32) error {
 	m.run.pending, m.run.computed = false, false
 	if err := m.check(b); err != nil {
@@ -99,12 +128,16 @@ func (m *GPT) Forward(b Batch, scale float32) error {
 	if err := m.shape(b.Rows, b.Seq, scale != 0); err != nil {
 		return err
 	}
-	bt := b.Rows * b.Seq
 	m.trunk(b.Tokens)
-	r, v := &m.run, m.cfg.Vocab
+	r, v, c := &m.run, m.cfg.Vocab, m.cfg.Width
 	m.dev.UploadInts(r.targets, b.Targets)
-	m.dev.Linear(r.logits, r.lnf, m.wte.v, nil, bt, v, m.cfg.Width)
-	m.dev.CrossEntropy(r.losses, r.logits, r.targets, bt, v, scale)
+	for _, h := range r.head {
+		m.dev.Linear(h.logits, h.in, m.wte.v, nil, h.rows, v, c)
+		m.dev.CrossEntropy(h.losses, h.logits, h.targets, h.rows, v, scale)
+		if scale != 0 {
+			m.dev.LinearBackward(h.din, m.wte.g, nil, h.logits, h.in, m.wte.v, h.rows, v, c)
+		}
+	}
 	m.dev.Sum(r.sum, r.losses)
 	r.pending, r.computed = scale != 0, true
 	return nil
@@ -142,22 +175,23 @@ func (m *GPT) trunk(tokens []int32) {
 	x := r.embedded
 	for i := range m.blocks {
 		w, l := &m.blocks[i], &r.layers[i]
-		d.LayerNorm(l.ln1, l.mean1, l.rstd1, l.in, w.ln1G.v, w.ln1B.v, bt, c)
-		d.Linear(l.qkv, l.ln1, w.qkvW.v, w.qkvB.v, bt, 3*c, c)
-		d.Attention(l.attended, l.att, l.qkv, b, t, heads, c/heads)
+		d.LayerNorm(r.norm, l.mean1, l.rstd1, l.in, w.ln1G.v, w.ln1B.v, bt, c)
+		d.Linear(l.qkv, r.norm, w.qkvW.v, w.qkvB.v, bt, 3*c, c)
+		d.Attention(l.attended, l.qkv, b, t, heads, c/heads)
 		d.Linear(r.branch, l.attended, w.projW.v, w.projB.v, bt, c, c)
 		d.Residual(l.mid, l.in, r.branch)
-		d.LayerNorm(l.ln2, l.mean2, l.rstd2, l.mid, w.ln2G.v, w.ln2B.v, bt, c)
-		d.Linear(l.fc, l.ln2, w.fcW.v, w.fcB.v, bt, 4*c, c)
-		d.GELU(l.gelu, l.fc)
-		d.Linear(r.branch, l.gelu, w.outW.v, w.outB.v, bt, c, 4*c)
+		d.LayerNorm(r.norm, l.mean2, l.rstd2, l.mid, w.ln2G.v, w.ln2B.v, bt, c)
+		d.Linear(l.fc, r.norm, w.fcW.v, w.fcB.v, bt, 4*c, c)
+		d.GELU(r.gelu, l.fc)
+		d.Linear(r.branch, r.gelu, w.outW.v, w.outB.v, bt, c, 4*c)
 		d.Residual(l.out, l.mid, r.branch)
 		x = l.out
 	}
 	d.LayerNorm(r.lnf, r.lnfMean, r.lnfRstd, x, m.lnfG.v, m.lnfB.v, bt, c)
 }
 
-// Backward adds the gradient of the last Forward. The shared matrix gets the head's part first, the embedding's last.
+// Backward adds the rest of the gradient of the last Forward. The shared matrix got the head's part first, and gets the
+// embedding's last.
 func (m *GPT) Backward() {
 	d, r := m.dev, &m.run
 	if !r.pending {
@@ -166,20 +200,22 @@ func (m *GPT) Backward() {
 	r.pending = false
 	b, t, c, heads := r.b, r.t, m.cfg.Width, m.cfg.Heads
 	bt := b * t
-	d.LinearBackward(r.dnorm, m.wte.g, nil, r.logits, r.lnf, m.wte.v, bt, m.cfg.Vocab, c)
 	d.Zero(r.dres)
 	top := r.layers[len(r.layers)-1].out
 	d.LayerNormBackward(r.dres, m.lnfG.g, m.lnfB.g, r.dnorm, top, m.lnfG.v, r.lnfMean, r.lnfRstd, bt, c)
 	m.finished(len(m.blocks) + 1)
 	for i := len(m.blocks) - 1; i >= 0; i-- {
 		w, l := &m.blocks[i], &r.layers[i]
-		d.LinearBackward(r.dhidden, w.outW.g, w.outB.g, r.dres, l.gelu, w.outW.v, bt, c, 4*c)
-		d.GELUBackward(r.dfc, r.dhidden, l.fc)
-		d.LinearBackward(r.dnorm, w.fcW.g, w.fcB.g, r.dfc, l.ln2, w.fcW.v, bt, 4*c, c)
+		d.LinearBackwardInput(r.dhidden, r.dres, w.outW.v, bt, c, 4*c)
+		d.GELUBackward(r.dhidden, r.gelu, r.dhidden, l.fc)
+		d.LinearBackward(nil, w.outW.g, w.outB.g, r.dres, r.gelu, w.outW.v, bt, c, 4*c)
+		d.LayerNorm(r.norm, l.mean2, l.rstd2, l.mid, w.ln2G.v, w.ln2B.v, bt, c)
+		d.LinearBackward(r.dnorm, w.fcW.g, w.fcB.g, r.dhidden, r.norm, w.fcW.v, bt, 4*c, c)
 		d.LayerNormBackward(r.dres, w.ln2G.g, w.ln2B.g, r.dnorm, l.mid, w.ln2G.v, l.mean2, l.rstd2, bt, c)
 		d.LinearBackward(r.dnorm, w.projW.g, w.projB.g, r.dres, l.attended, w.projW.v, bt, c, c)
-		d.AttentionBackward(r.dqkv, r.dnorm, l.qkv, l.att, r.scratch, b, t, heads, c/heads)
-		d.LinearBackward(r.dnorm, w.qkvW.g, w.qkvB.g, r.dqkv, l.ln1, w.qkvW.v, bt, 3*c, c)
+		d.AttentionBackward(r.dqkv, r.dnorm, l.qkv, b, t, heads, c/heads)
+		d.LayerNorm(r.norm, l.mean1, l.rstd1, l.in, w.ln1G.v, w.ln1B.v, bt, c)
+		d.LinearBackward(r.dnorm, w.qkvW.g, w.qkvB.g, r.dqkv, r.norm, w.qkvW.v, bt, 3*c, c)
 		d.LayerNormBackward(r.dres, w.ln1G.g, w.ln1B.g, r.dnorm, l.in, w.ln1G.v, l.mean1, l.rstd1, bt, c)
 		m.finished(i + 1)
 	}

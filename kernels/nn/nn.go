@@ -44,11 +44,11 @@ type Model interface {
 	ParamBuffer() kernels.Buffer
 	GradBuffer() kernels.Buffer
 
-	// Forward computes the losses of the batch. scale multiplies the gradient that Backward will add: with
+	// Forward computes the losses of the batch, and may begin to add to the gradient. scale multiplies that: with
 	// 1/(targets in the global batch) the gradients of all shards add up to that of the mean loss. Zero means
 	// that no Backward follows. After the first call with the largest batch it allocates no device memory.
 	Forward(b Batch, scale float32) error
-	// Backward adds the gradient of the last Forward. It panics when there is none, or its scale was 0.
+	// Backward adds the gradient of the last Forward, or the rest of it: without it the sum is not usable. It panics when there is none, or its scale was 0.
 	Backward()
 	// OnFinal has Backward call f with falling stages, except 0: the gradients of all tensors of that stage and above
 	// are final then, and may be read. Nil calls nothing.
