@@ -36,6 +36,14 @@ func (h *hooked) Mark(op collective.Op) {
 	}
 }
 
+// Host is the transport's answer; the same for all ranks, as without a Topology, when it has none.
+func (h *hooked) Host(rank int) string {
+	if t, ok := h.Transport.(collective.Topology); ok {
+		return t.Host(rank)
+	}
+	return ""
+}
+
 // hook gives tr with before called at every use: see hooked, and with each operation in shared memory.
 func hook(tr collective.Transport, before func(call int64)) collective.Transport {
 	h := &hooked{Transport: tr, before: before}
