@@ -25,6 +25,7 @@ type proc struct {
 	slot        int
 	pid         int
 	released    bool
+	announced   chan struct{} // closed once the coordinator is told of the start, or of its failure
 	done        chan struct{} // closed when it was waited for
 	tail        tail
 }
@@ -37,7 +38,7 @@ const (
 )
 
 func (a *Agent) spawn(s *pb.Spawn) {
-	p := &proc{job: s.Job, member: s.Member, slot: int(s.LocalRank), done: make(chan struct{})}
+	p := &proc{job: s.Job, member: s.Member, slot: int(s.LocalRank), announced: make(chan struct{}), done: make(chan struct{})}
 	a.mu.Lock()
 	if _, twice := a.procs[s.Member]; twice {
 		a.mu.Unlock()
@@ -53,6 +54,7 @@ func (a *Agent) spawn(s *pb.Spawn) {
 		cmd, err = a.start(s, p, &out)
 		started <- err
 	}
+	defer close(p.announced)
 	if err := <-started; err != nil {
 		a.forget(p)
 		a.say(&pb.AgentMessage{Of: &pb.AgentMessage_Exited{Exited: &pb.Exited{
@@ -273,6 +275,7 @@ func (a *Agent) copyLines(p *proc, r io.Reader, stderr bool, file *os.File) {
 	var batch []string
 	flush := func() {
 		if len(batch) > 0 {
+			<-p.announced // a quick program's first lines come after the news that it started
 			a.say(&pb.AgentMessage{Of: &pb.AgentMessage_Logs{Logs: &pb.LogLines{
 				Job: p.job, Member: p.member, Slot: int32(p.slot), Stderr: stderr, Lines: batch}}})
 			batch = nil
