@@ -18,8 +18,9 @@ type agents struct {
 	log      *slog.Logger
 	changed  func() // slots came or went
 
-	mu  sync.Mutex // guards all
-	all map[string]*agent
+	mu       sync.Mutex // guards what follows
+	all      map[string]*agent
+	attached uint64 // streams so far
 }
 
 type agent struct {
@@ -27,6 +28,7 @@ type agent struct {
 	slots    int
 	out      *outbox[*pb.AgentCommand] // nil while detached
 	gone     time.Time                 // when it detached
+	stream   uint64                    // number of its attachment
 	used     map[string]string         // member → job, of spawned workers that have not exited
 }
 
@@ -62,11 +64,12 @@ func (a *agents) run(ctx context.Context) error {
 	}
 }
 
-// attach registers an agent's stream. Its own list of running workers is the truth about its slots.
-func (a *agents) attach(h *pb.AgentHello, out *outbox[*pb.AgentCommand]) {
+// attach registers an agent's stream and gives its number, which grows. The agent's own list of running workers is the truth about its slots.
+func (a *agents) attach(h *pb.AgentHello, out *outbox[*pb.AgentCommand]) uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	ag := &agent{id: h.Id, host: h.Host, slots: int(h.Slots), out: out, used: map[string]string{}}
+	a.attached++
+	ag := &agent{id: h.Id, host: h.Host, slots: int(h.Slots), out: out, used: map[string]string{}, stream: a.attached}
 	for _, r := range h.Running {
 		ag.used[r.Member] = r.Job
 	}
@@ -75,6 +78,7 @@ func (a *agents) attach(h *pb.AgentHello, out *outbox[*pb.AgentCommand]) {
 	}
 	a.all[h.Id] = ag
 	a.log.Info("agent attached", "agent", h.Id, "host", h.Host, "slots", h.Slots, "running", len(h.Running))
+	return ag.stream
 }
 
 func (a *agents) detach(id string, out *outbox[*pb.AgentCommand]) {
@@ -173,7 +177,7 @@ func (s *server) Serve(st pb.Coordinator_ServeServer) error {
 	}
 	out := newOutbox[*pb.AgentCommand](agentQueue)
 	out.put(&pb.AgentCommand{Of: &pb.AgentCommand_Welcome{Welcome: &pb.AgentWelcome{LivenessNanos: int64(s.cfg.Liveness)}}})
-	s.agents.attach(h, out)
+	stream := s.agents.attach(h, out)
 	for _, j := range s.list() {
 		running := map[string]int32{}
 		for _, r := range h.Running {
@@ -181,7 +185,7 @@ func (s *server) Serve(st pb.Coordinator_ServeServer) error {
 				running[r.Member] = r.Pid
 			}
 		}
-		j.post(func() { j.agentAttached(h.Id, h.Host, running) })
+		j.post(func() { j.agentAttached(h.Id, h.Host, stream, running) })
 	}
 	s.poke()
 	defer s.agents.detach(h.Id, out)

@@ -47,6 +47,7 @@ type job struct {
 type member struct {
 	id        elastic.MemberID
 	agent     string
+	stream    uint64 // the agent's, on which it was placed or told of
 	host      string
 	pid       int32
 	rank      int // in the last view that had it; -1 before

@@ -69,7 +69,8 @@ func (j *job) spawn() bool {
 	if !ok {
 		return false
 	}
-	j.newMember(elastic.MemberID(id), ag.host).agent = ag.id
+	m := j.newMember(elastic.MemberID(id), ag.host)
+	m.agent, m.stream = ag.id, ag.stream
 	sent := j.srv.agents.send(ag.id, &pb.AgentCommand{Of: &pb.AgentCommand_Spawn{Spawn: &pb.Spawn{
 		Job: j.id, Member: id, LocalRank: int32(local), Spec: j.spec}}})
 	if !sent {
@@ -80,8 +81,8 @@ func (j *job) spawn() bool {
 }
 
 // agentAttached holds what an agent says it runs of this job against what the job believes. A coordinator that was
-// restarted learns of its workers here, or from their Hello, whichever comes first.
-func (j *job) agentAttached(agent, host string, running map[string]int32) {
+// restarted learns of its workers here, or from their Hello, whichever comes first. What was placed on this very stream came after the list.
+func (j *job) agentAttached(agent, host string, stream uint64, running map[string]int32) {
 	if j.over {
 		return
 	}
@@ -90,10 +91,10 @@ func (j *job) agentAttached(agent, host string, running map[string]int32) {
 		if m == nil {
 			m = j.newMember(elastic.MemberID(id), host)
 		}
-		m.agent, m.pid = agent, pid
+		m.agent, m.stream, m.pid = agent, stream, pid
 	}
 	for id, m := range j.members {
-		if _, ok := running[string(id)]; m.agent == agent && !ok {
+		if _, ok := running[string(id)]; m.agent == agent && m.stream < stream && !ok {
 			j.drop(m, "its process is gone")
 		}
 	}
