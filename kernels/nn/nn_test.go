@@ -361,7 +361,6 @@ func TestOnFinal(t *testing.T) {
 				for _, p := range m.Params() {
 					if g, ok := grads[p.Name]; ok {
 						require.Equal(t, dev.Host(p.Grad), g, "%s told at stage %d", p.Name, stage)
-						require.NotZero(t, len(g))
 					}
 				}
 			}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -158,6 +160,22 @@ func TestAgentOutlivesTheCoordinator(t *testing.T) {
 	require.Equal(t, pid, h.Running[0].Pid)
 	stopAgent()
 	require.False(t, alive(int(pid)), "nothing is left running when the agent ends")
+}
+
+// A program's first lines can be there before the news of its start is: they wait for it.
+func TestFirstLinesFollowTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &Agent{wake: make(chan struct{}, 1)}
+		p := &proc{job: "j", member: "m", announced: make(chan struct{})}
+		go a.copyLines(p, strings.NewReader("quick\n"), false, nil)
+		synctest.Wait()
+		require.Empty(t, a.take())
+		close(p.announced)
+		synctest.Wait()
+		told := a.take()
+		require.Len(t, told, 1)
+		require.Equal(t, []string{"quick"}, told[0].GetLogs().GetLines())
+	})
 }
 
 func alive(pid int) bool {
