@@ -21,14 +21,6 @@ import (
 	"github.com/farandole-ml/farandole/elastic"
 )
 
-// Listener is what every transport between processes has.
-type Listener interface {
-	Addr() string
-	Connect(ctx context.Context, id transport.ID, addrs []string) (collective.Transport, error)
-	Fence(gen elastic.Generation)
-	Close() error
-}
-
 // envAbort marks a process that Aborts started.
 const envAbort = "FARANDOLE_TEST_ABORT"
 
@@ -95,7 +87,7 @@ func abortRank(listen func() (Listener, error)) error {
 func abortRound(l Listener, order abortOrder, in *json.Decoder, out *json.Encoder) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	fctx, stop := context.WithTimeout(ctx, patience)
+	fctx, stop := context.WithTimeout(ctx, Patience)
 	defer stop()
 	tr, err := l.Connect(fctx, transport.ID{Job: "aborts", Generation: order.Gen, Rank: order.Rank}, order.Addrs)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 
 // testAsync starts operations without waiting for them.
 func testAsync(t *testing.T, mesh Mesh) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	t.Run("several in flight", func(t *testing.T) {
 		leakFree(t)

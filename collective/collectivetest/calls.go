@@ -224,7 +224,7 @@ func head(b []byte) []byte { return b[:min(len(b), 100)] }
 // check runs s on all ranks.
 func (c *cluster) check(t testing.TB, s shape, registered bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	c.must(t, func(g *collective.Group) error {
 		return s.run(g, func(call *collective.Call) error { return g.Do(ctx, call) }, registered)

@@ -7,16 +7,12 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/farandole-ml/farandole/collective"
 )
-
-// patience is a limit that only a hanging test reaches.
-const patience = time.Minute
 
 // Mesh gives the transports of a new group, in rank order. What it opens beside them it closes by t.Cleanup.
 type Mesh func(t testing.TB, world int) []collective.Transport

@@ -101,7 +101,7 @@ func checkOutOfStep(t *testing.T, mesh Mesh, tuning collective.Tuning, most, las
 		leakFree(t)
 		c := newCluster(t, mesh(t, world), tuning)
 		defer c.close(t)
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), Patience)
 		defer cancel()
 		errs := c.each(func(g *collective.Group) error {
 			s := most

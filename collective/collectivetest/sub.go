@@ -15,7 +15,7 @@ import (
 
 // testSub runs operations on parts of a group.
 func testSub(t *testing.T, mesh Mesh) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	runOn := func(g *collective.Group, s shape) error {
 		if g == nil {

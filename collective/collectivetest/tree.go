@@ -146,7 +146,7 @@ func checkTree(t *testing.T, c *cluster, k treeCase) {
 		values[s] = wild(k.n, k.seed, uint64(s))
 	}
 	want := nodeSum(k.wire, values, elastic.Range{First: 0, End: k.shards})
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	c.must(t, func(g *collective.Group) error {
 		call := collective.Call{Kind: collective.OpReduceTree, Algorithm: k.algorithm, Wire: k.wire, Ranges: k.ranges, Shards: k.shards}

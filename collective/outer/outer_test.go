@@ -9,14 +9,13 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/collectivetest"
 	"github.com/farandole-ml/farandole/collective/outer"
-	"github.com/farandole-ml/farandole/collective/transport"
 	"github.com/farandole-ml/farandole/collective/transport/inproc"
 	"github.com/farandole-ml/farandole/collective/transport/uds"
 	"github.com/farandole-ml/farandole/elastic"
@@ -24,29 +23,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is a limit that only a hanging test reaches.
-const patience = time.Minute
-
 func overSockets(t testing.TB, world int) []collective.Transport {
-	listeners, addrs := make([]*uds.Listener, world), make([]string, world)
-	for r := range listeners {
-		l, err := uds.Listen("", uds.Config{})
-		require.NoError(t, err)
-		defer l.Close()
-		listeners[r], addrs[r] = l, l.Addr()
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	transports, errs := make([]collective.Transport, world), make([]error, world)
-	var wg sync.WaitGroup
-	for r, l := range listeners {
-		wg.Go(func() {
-			transports[r], errs[r] = l.Connect(ctx, transport.ID{Job: "test", Generation: 1, Rank: r}, addrs)
-		})
-	}
-	wg.Wait()
-	require.NoError(t, errors.Join(errs...))
-	return transports
+	return collectivetest.Form(t, world, func(int) (*uds.Listener, error) { return uds.Listen("", uds.Config{}) })
 }
 
 // regression is logistic regression on points of two classes; every replica sees its own part of them.

@@ -1,21 +1,17 @@
 package auto
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/collectivetest"
-	"github.com/farandole-ml/farandole/collective/transport"
 )
 
 func TestMain(m *testing.M) {
@@ -27,27 +23,16 @@ func TestMain(m *testing.M) {
 }
 
 // patience is a limit that only a hanging test reaches.
-const patience = time.Minute
+const patience = collectivetest.Patience
 
 // connect forms a group whose ranks have the given settings.
 func connect(t testing.TB, cfgs []Config) ([]collective.Transport, []error) {
-	listeners, addrs := make([]*Listener, len(cfgs)), make([]string, len(cfgs))
-	for r, cfg := range cfgs {
+	listeners, addrs := collectivetest.ListenAll(t, len(cfgs), func(rank int) (*Listener, error) {
+		cfg := cfgs[rank]
 		cfg.Logger = slog.New(slog.DiscardHandler)
-		l, err := Listen("127.0.0.1:0", cfg)
-		require.NoError(t, err)
-		listeners[r], addrs[r] = l, l.Addr()
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	transports, errs := make([]collective.Transport, len(cfgs)), make([]error, len(cfgs))
-	var wg sync.WaitGroup
-	for r, l := range listeners {
-		wg.Go(func() {
-			transports[r], errs[r] = l.Connect(ctx, transport.ID{Job: "test", Generation: 1, Rank: r}, addrs)
-		})
-	}
-	wg.Wait()
+		return Listen("127.0.0.1:0", cfg)
+	})
+	transports, errs := collectivetest.Connect(t, listeners, addrs, 1)
 	for _, l := range listeners {
 		require.NoError(t, l.Close()) // a group that stands needs no listener
 	}

@@ -12,13 +12,12 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/farandole-ml/farandole/collective/transport/mesh"
 )
 
 // ErrNotBuilt says that this program has no libfabric.
 var ErrNotBuilt = errors.New("fabric: this program was built without libfabric: install libfabric-dev (Debian's name) and build with -tags fabric and cgo on Linux, or choose another transport")
-
-// ErrCorrupt says that what came from a peer is not what a peer sends.
-var ErrCorrupt = errors.New("corrupt data")
 
 // Config has a Listener's settings. The zero value works.
 type Config struct {
@@ -37,19 +36,7 @@ type Config struct {
 	// a row, before the peer is given up. Zero means 1 s, the least; negative means never.
 	Liveness time.Duration
 
-	// HandshakeTimeout is how long a new connection may take for each message of the handshake. Zero means 2 s.
-	HandshakeTimeout time.Duration
-
-	// ParkTimeout is how long an early connection waits here for Connect to be called for its generation; then the
-	// dialer is told to try again. Zero means 10 s.
-	ParkTimeout time.Duration
-
-	// MaxParked bounds the early connections. Zero means 1024.
-	MaxParked int
-
-	// MaxPending bounds the connections in handshake; a further one displaces the oldest, so that clients which
-	// connect and say nothing cannot keep a peer out. Zero means 128.
-	MaxPending int
+	mesh.Admission
 
 	// Checksum protects every message by a CRC-32C, verified on receipt. It must be equal on all ranks.
 	Checksum bool

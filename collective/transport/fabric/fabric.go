@@ -31,8 +31,7 @@ type Listener struct {
 func Listen(addr string, cfg Config) (*Listener, error) {
 	cfg = cfg.withDefaults()
 	m := mesh.Config{
-		Job: cfg.Job, HandshakeTimeout: cfg.HandshakeTimeout, ParkTimeout: cfg.ParkTimeout,
-		MaxParked: cfg.MaxParked, MaxPending: cfg.MaxPending, Logger: cfg.Logger,
+		Job: cfg.Job, Admission: cfg.Admission, Logger: cfg.Logger,
 		FlagNames: []string{"message checksums", "staging"},
 	}
 	for i, on := range []bool{cfg.Checksum, cfg.Stage} {
@@ -50,9 +49,6 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 func (c Config) withDefaults() Config {
 	if c.Liveness == 0 {
 		c.Liveness = time.Second
-	}
-	if c.HandshakeTimeout <= 0 {
-		c.HandshakeTimeout = 2 * time.Second
 	}
 	return c
 }
@@ -273,15 +269,15 @@ func (c card) append(b []byte) []byte {
 func readCard(r io.Reader) (card, error) {
 	var head [12]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return card{}, ended(err)
+		return card{}, transport.Ended(err)
 	}
 	p, n := int(binary.LittleEndian.Uint16(head[8:])), int(binary.LittleEndian.Uint16(head[10:]))
 	if !bytes.Equal(head[:8], []byte(cardMagic)) || p > maxProviderBytes || n == 0 || n > maxNameBytes {
-		return card{}, fmt.Errorf("%w: no endpoint's address", ErrCorrupt)
+		return card{}, fmt.Errorf("%w: no endpoint's address", transport.ErrCorrupt)
 	}
 	b := make([]byte, p+n)
 	if _, err := io.ReadFull(r, b); err != nil {
-		return card{}, ended(err)
+		return card{}, transport.Ended(err)
 	}
 	return card{string(b[:p]), b[p:]}, nil
 }

@@ -5,7 +5,6 @@ package fabric
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"net"
 	"sync"
 	"time"
@@ -132,13 +131,12 @@ func (t *group) send(p *peer, b []byte) error {
 	if _, err := t.await(p, op); err != nil {
 		return err
 	}
-	h := header{op: t.op, bytes: uint64(len(b)), number: n}
+	h := transport.Header{Op: t.op, Bytes: uint64(len(b)), Number: n}
 	if t.checksum {
-		h.flags, h.checksum = flagChecksum, crc32.Checksum(b, castagnoli)
+		h.Sum(b)
 	}
-	f := p.frame(op)
-	h.encode(f)
-	f = f[:headerBytes]
+	f := p.frame(op)[:transport.HeaderBytes]
+	h.Encode((*[transport.HeaderBytes]byte)(f), frameMagic)
 	if len(b) <= smallBytes {
 		f = append(f, b...)
 	}
@@ -209,19 +207,19 @@ func (t *group) recv(p *peer, b []byte) error {
 		return err
 	}
 	switch {
-	case h.number != n:
-		return fmt.Errorf("%w: message %d came as number %d", ErrCorrupt, n, h.number)
-	case h.op != t.op || h.bytes != uint64(len(b)):
-		return &collective.OutOfStepError{Got: h.op, Want: t.op, GotBytes: h.bytes, WantBytes: uint64(len(b))}
+	case h.Number != n:
+		return fmt.Errorf("%w: message %d came as number %d", transport.ErrCorrupt, n, h.Number)
+	case h.Op != t.op || h.Bytes != uint64(len(b)):
+		return &collective.OutOfStepError{Got: h.Op, Want: t.op, GotBytes: h.Bytes, WantBytes: uint64(len(b))}
 	case !large && len(payload) != len(b) || large && len(payload) != 0:
-		return fmt.Errorf("%w: %d bytes behind the header of a message of %d", ErrCorrupt, len(payload), len(b))
+		return fmt.Errorf("%w: %d bytes behind the header of a message of %d", transport.ErrCorrupt, len(payload), len(b))
 	case large:
 		err = t.receivePieces(p, b, n, size)
 	default:
 		copy(b, payload)
 	}
-	if err == nil && t.checksum && h.checksum != crc32.Checksum(b, castagnoli) {
-		err = fmt.Errorf("%w: checksum of message %d", ErrCorrupt, n)
+	if err == nil && t.checksum {
+		err = h.Check(b)
 	}
 	if err != nil {
 		return err
@@ -233,21 +231,21 @@ func (t *group) recv(p *peer, b []byte) error {
 }
 
 // head waits for header number n and what is behind it.
-func (t *group) head(p *peer, n uint32) (header, []byte, error) {
+func (t *group) head(p *peer, n uint32) (transport.Header, []byte, error) {
 	op := opAhead + int(n%ahead)
 	if n > p.asked { // p had gone already when it was this one's turn to be asked for
-		return header{}, nil, errGone
+		return transport.Header{}, nil, errGone
 	}
 	got, err := t.await(p, op)
 	if err != nil {
-		return header{}, nil, err
+		return transport.Header{}, nil, err
 	}
 	f := p.frame(op)[:got]
 	h, err := decodeHeader(f)
 	if err != nil {
-		return header{}, nil, err
+		return transport.Header{}, nil, err
 	}
-	return h, f[headerBytes:], nil
+	return h, f[transport.HeaderBytes:], nil
 }
 
 func (t *group) fill(p *peer, b []byte, n uint32, i int) error {
@@ -271,7 +269,7 @@ func (t *group) receivePieces(p *peer, b []byte, n uint32, size int) error {
 			return err
 		}
 		if got != len(piece) {
-			return fmt.Errorf("%w: piece %d of message %d has %d bytes, not %d", ErrCorrupt, i, n, got, len(piece))
+			return fmt.Errorf("%w: piece %d of message %d has %d bytes, not %d", transport.ErrCorrupt, i, n, got, len(piece))
 		}
 		if t.stage {
 			copy(piece, p.staged(opFill))

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/transport"
 )
 
 // What a peer has of the endpoint's operations and staging memory. Headers are received ahead into ahead places.
@@ -25,8 +26,8 @@ const (
 	opFill  = opPiece + 1    // receives a piece
 	peerOps = opFill + 1
 
-	frameBytes = (headerBytes + smallBytes + 4095) / 4096 * 4096 // of staging memory for each of the first two kinds
-	pieceBytes = 1 << 20                                         // and for each of the last two kinds
+	frameBytes = (transport.HeaderBytes + smallBytes + 4095) / 4096 * 4096 // of staging memory for each of the first two kinds
+	pieceBytes = 1 << 20                                                   // and for each of the last two kinds
 	peerBytes  = opPiece*frameBytes + 2*pieceBytes
 
 	maxPieceBytes = 1 << 30 // without staging
@@ -104,11 +105,11 @@ func (t *group) watch(p *peer) {
 func (t *group) listen(p *peer) error {
 	var b [goodbyeBytes]byte
 	if _, err := io.ReadFull(p.conn, b[:]); err != nil {
-		return fmt.Errorf("%w: %w", collective.ErrPeerLost, ended(err))
+		return fmt.Errorf("%w: %w", collective.ErrPeerLost, transport.Ended(err))
 	}
 	farewell := make([]byte, min(binary.LittleEndian.Uint32(b[:]), collective.MaxFarewell))
 	if _, err := io.ReadFull(p.conn, farewell); err != nil {
-		return fmt.Errorf("%w: %w", collective.ErrPeerLost, ended(err))
+		return fmt.Errorf("%w: %w", collective.ErrPeerLost, transport.Ended(err))
 	}
 	if !t.enter() {
 		return collective.ErrPeerLeft
@@ -129,12 +130,4 @@ func (t *group) listen(p *peer) error {
 		}
 	}
 	return collective.ErrPeerLeft
-}
-
-// ended makes an end of file say what it means here.
-func ended(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("closed by the peer")
-	}
-	return err
 }

@@ -3,6 +3,8 @@ package grpc
 import (
 	"fmt"
 	"sync"
+
+	"github.com/farandole-ml/farandole/collective/transport"
 )
 
 // aheadBytes is how much a rank may send to a peer beyond what that peer has asked for, and so how much memory a peer's
@@ -31,7 +33,7 @@ func (a *allowance) give(n uint64) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if n > uint64(aheadBytes-a.left) {
-		return fmt.Errorf("%w: a grant of %d bytes when %d were sent", ErrCorrupt, n, aheadBytes-a.left)
+		return fmt.Errorf("%w: a grant of %d bytes when %d were sent", transport.ErrCorrupt, n, aheadBytes-a.left)
 	}
 	a.left += int(n)
 	select {

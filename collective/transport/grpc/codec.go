@@ -12,7 +12,7 @@ import (
 const copyBytes = 64 << 10
 
 // outgoing is a message to be sent: head, then body. Both are copied, unless lease is given: then gRPC reads body where
-// it is, and the lease says until when. head is at most headerBytes long and body longer than copyBytes then.
+// it is, and the lease says until when. head is at most transport.HeaderBytes long and body longer than copyBytes then.
 type outgoing struct {
 	head  []byte
 	body  []byte

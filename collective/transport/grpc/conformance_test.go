@@ -1,17 +1,12 @@
 package grpc
 
 import (
-	"context"
-	"sync"
 	"testing"
-	"time"
 
-	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/collectivetest"
-	"github.com/farandole-ml/farandole/collective/transport"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -22,40 +17,12 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// patience is a limit that only a hanging test reaches.
-const patience = time.Minute
-
-// listenAll starts a listener for each rank and gives their addresses.
+// listenAll starts a listener with one setting for each rank and gives their addresses.
 func listenAll(t testing.TB, world int, cfg Config) ([]*Listener, []string) {
-	listeners := make([]*Listener, world)
-	addrs := make([]string, world)
-	for r := range listeners {
-		l, err := Listen("127.0.0.1:0", cfg)
-		require.NoError(t, err)
-		t.Cleanup(func() { l.Close() })
-		listeners[r], addrs[r] = l, l.Addr()
-	}
-	return listeners, addrs
+	return collectivetest.ListenAll(t, world, func(int) (*Listener, error) { return Listen("127.0.0.1:0", cfg) })
 }
 
+// form makes a group of ranks with one setting.
 func form(t testing.TB, world int, cfg Config) []collective.Transport {
-	listeners, addrs := listenAll(t, world, cfg)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	transports := make([]collective.Transport, world)
-	errs := make([]error, world)
-	var wg sync.WaitGroup
-	for r, l := range listeners {
-		wg.Go(func() {
-			transports[r], errs[r] = l.Connect(ctx, transport.ID{Job: "test", Generation: 1, Rank: r}, addrs)
-		})
-	}
-	wg.Wait()
-	for _, l := range listeners {
-		require.NoError(t, l.Close()) // a group that stands needs no listener
-	}
-	for r, err := range errs {
-		require.NoError(t, err, "rank %d", r)
-	}
-	return transports
+	return collectivetest.Form(t, world, func(int) (*Listener, error) { return Listen("127.0.0.1:0", cfg) })
 }

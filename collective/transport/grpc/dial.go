@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/farandole-ml/farandole/collective/transport"
 )
 
 const (
@@ -26,7 +28,7 @@ const (
 	// ioBytes is how much gRPC gathers for one system call.
 	ioBytes = 256 << 10
 	// messageBytes is the largest message that is accepted.
-	messageBytes = headerBytes + pieceBytes
+	messageBytes = transport.HeaderBytes + pieceBytes
 )
 
 var streamDesc = grpc.StreamDesc{StreamName: streamName, ClientStreams: true, ServerStreams: true}

@@ -3,7 +3,6 @@ package grpc
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"sync"
 
@@ -18,11 +17,8 @@ type group struct {
 	checksum bool
 	op       collective.Op // written by Mark alone, while no Send and no Recv runs
 
-	over    chan struct{} // closed by the first Abort
+	ending  *transport.Ending
 	leaving sync.WaitGroup
-
-	mu  sync.Mutex // guards err
-	err error
 }
 
 // peer is a link and the state of its two directions. Each direction has one user at a time.
@@ -31,16 +27,16 @@ type peer struct {
 	link *link
 
 	sent uint32
-	head [headerBytes]byte // of the frame that is being sent
+	head [transport.HeaderBytes]byte // of the frame that is being sent
 
 	received uint32
 	taken    int // received bytes that were not granted again yet
-	grant    [headerBytes]byte
+	grant    [transport.HeaderBytes]byte
 }
 
 // newGroup takes over the links, by rank; nil for the own one.
 func newGroup(id transport.ID, links []*link, checksum bool) *group {
-	t := &group{id: id, peers: make([]*peer, len(links)), checksum: checksum, over: make(chan struct{})}
+	t := &group{id: id, peers: make([]*peer, len(links)), checksum: checksum, ending: transport.NewEnding()}
 	for r, l := range links {
 		if l != nil {
 			t.peers[r] = &peer{rank: r, link: l}
@@ -57,12 +53,12 @@ func (t *group) Mark(op collective.Op) { t.op = op }
 
 // Send implements collective.Transport.
 func (t *group) Send(to int, b []byte) error {
-	if err := t.cause(); err != nil {
+	if err := t.ending.Cause(); err != nil {
 		return err
 	}
 	p := t.peers[to]
 	if len(b) <= copyBytes {
-		if !p.link.allow.take(cost(len(b)), t.over, p.link.done) {
+		if !p.link.allow.take(cost(len(b)), t.ending.Over(), p.link.done) {
 			return t.gone(p)
 		}
 		return t.sendCopy(p, b)
@@ -77,10 +73,10 @@ func (t *group) Send(to int, b []byte) error {
 func (t *group) sendPieces(p *peer, b []byte) error {
 	for place := 0; place < len(b); place += pieceBytes {
 		piece := b[place:min(place+pieceBytes, len(b))]
-		if !p.link.allow.take(cost(len(piece)), t.over, p.link.done) {
+		if !p.link.allow.take(cost(len(piece)), t.ending.Over(), p.link.done) {
 			return t.gone(p)
 		}
-		t.encode(p, piece, place, len(b))
+		t.encode(p, piece, len(b))
 		if err := p.link.send(&outgoing{head: p.head[:], body: piece, lease: p.link.lease}); err != nil {
 			return t.gone(p)
 		}
@@ -90,7 +86,7 @@ func (t *group) sendPieces(p *peer, b []byte) error {
 
 // TrySend implements collective.Eager: what is copied needs no waiting while the peer's allowance lasts.
 func (t *group) TrySend(to int, b []byte) (bool, error) {
-	if err := t.cause(); err != nil {
+	if err := t.ending.Cause(); err != nil {
 		return false, err
 	}
 	p := t.peers[to]
@@ -105,19 +101,19 @@ func (t *group) TrySend(to int, b []byte) (bool, error) {
 
 func (t *group) sendCopy(p *peer, b []byte) error {
 	p.sent++
-	t.encode(p, b, 0, len(b))
+	t.encode(p, b, len(b))
 	if err := p.link.send(&outgoing{head: p.head[:], body: b}); err != nil {
 		return t.gone(p)
 	}
 	return nil
 }
 
-func (t *group) encode(p *peer, piece []byte, place, total int) {
-	h := header{op: t.op, bytes: uint64(total), place: uint64(place), number: p.sent}
+func (t *group) encode(p *peer, piece []byte, total int) {
+	h := transport.Header{Op: t.op, Bytes: uint64(total), Number: p.sent}
 	if t.checksum {
-		h.flags, h.checksum = flagChecksum, crc32.Checksum(piece, castagnoli)
+		h.Sum(piece)
 	}
-	h.encode(p.head[:])
+	h.Encode(&p.head, frameMagic)
 }
 
 // Recv implements collective.Transport.
@@ -125,12 +121,12 @@ func (t *group) Recv(from int, b []byte) error {
 	p := t.peers[from]
 	p.received++
 	for place := 0; ; {
-		if err := t.cause(); err != nil {
+		if err := t.ending.Cause(); err != nil {
 			return err
 		}
-		f, err := p.link.in.take(t.over, nil)
+		f, err := p.link.in.take(t.ending.Over(), nil)
 		if errors.Is(err, errOver) {
-			return t.cause()
+			return t.ending.Cause()
 		}
 		if err != nil {
 			return t.gone(p)
@@ -152,20 +148,22 @@ func (t *group) accept(p *peer, f *frame, b []byte, place int) (int, error) {
 	n := f.data.Remaining()
 	switch {
 	case f.raw:
-		return 0, fmt.Errorf("%w: a message that is no frame", ErrCorrupt)
-	case f.number != p.received:
-		return 0, fmt.Errorf("%w: message %d came as number %d", ErrCorrupt, p.received, f.number)
-	case f.op != t.op || f.bytes != uint64(len(b)):
-		return 0, &collective.OutOfStepError{Got: f.op, Want: t.op, GotBytes: f.bytes, WantBytes: uint64(len(b))}
-	case f.place != uint64(place) || n > len(b)-place || n == 0 && len(b) > 0:
-		return 0, fmt.Errorf("%w: %d bytes for place %d of a message of which %d of %d had come", ErrCorrupt, n, f.place, place, len(b))
+		return 0, fmt.Errorf("%w: a message that is no frame", transport.ErrCorrupt)
+	case f.Number != p.received:
+		return 0, fmt.Errorf("%w: message %d came as number %d", transport.ErrCorrupt, p.received, f.Number)
+	case f.Op != t.op || f.Bytes != uint64(len(b)):
+		return 0, &collective.OutOfStepError{Got: f.Op, Want: t.op, GotBytes: f.Bytes, WantBytes: uint64(len(b))}
+	case n > len(b)-place || n == 0 && len(b) > 0:
+		return 0, fmt.Errorf("%w: %d bytes for a message of which %d of %d had come", transport.ErrCorrupt, n, place, len(b))
 	}
 	piece := b[place : place+n]
 	if _, err := io.ReadFull(f.data, piece); err != nil {
 		return 0, err
 	}
-	if t.checksum && f.checksum != crc32.Checksum(piece, castagnoli) {
-		return 0, fmt.Errorf("%w: checksum of message %d", ErrCorrupt, f.number)
+	if t.checksum {
+		if err := f.Check(piece); err != nil {
+			return 0, err
+		}
 	}
 	return n, nil
 }
@@ -176,7 +174,8 @@ func (t *group) grant(p *peer, n int) {
 	if p.taken += cost(n); p.taken < grantBytes {
 		return
 	}
-	header{op: collective.Op{Kind: kindGrant}, bytes: uint64(p.taken)}.encode(p.grant[:])
+	h := transport.Header{Op: collective.Op{Kind: kindGrant}, Bytes: uint64(p.taken)}
+	h.Encode(&p.grant, frameMagic)
 	p.taken = 0
 	_ = p.link.send(&outgoing{head: p.grant[:]})
 }
@@ -184,44 +183,33 @@ func (t *group) grant(p *peer, n int) {
 // gone ends the group because p's link has ended, or because the group is over.
 func (t *group) gone(p *peer) error {
 	select {
-	case <-t.over:
-		return t.cause()
+	case <-t.ending.Over():
+		return t.ending.Cause()
 	case <-p.link.done: // soon, if it is not: gRPC ends both directions of a stream
 	}
 	if g := p.link.goodbye; g != nil {
 		t.Abort(collective.ReadFarewell(g, p.rank, t.id.Rank, len(t.peers), t.op.Kind))
-		return t.cause()
+		return t.ending.Cause()
 	}
 	return t.fail(p, p.link.in.failure())
-}
-
-func (t *group) cause() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.err
 }
 
 // fail ends the group because of what happened with p, and returns the first cause.
 func (t *group) fail(p *peer, err error) error {
 	t.Abort(&collective.PeerError{Rank: p.rank, Op: t.op.Kind.String(), Err: err})
-	return t.cause()
+	return t.ending.Cause()
 }
 
 // Abort implements collective.Transport. Its goodbyes are on their way when it returns, or when Close does.
 func (t *group) Abort(cause error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.err != nil {
-		return
-	}
-	t.err = cause
-	close(t.over)
-	words := goodbye(cause)
-	for _, p := range t.peers {
-		if p != nil {
-			t.leaving.Go(func() { p.link.leave(words) })
+	t.ending.End(cause, func() {
+		words := transport.Goodbye(cause, frameMagic)
+		for _, p := range t.peers {
+			if p != nil {
+				t.leaving.Go(func() { p.link.leave(words) })
+			}
 		}
-	}
+	})
 }
 
 // Close implements collective.Transport. It waits until the peers have taken what was sent, at most linger.

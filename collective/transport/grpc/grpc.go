@@ -13,7 +13,6 @@ import (
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/transport"
 	"github.com/farandole-ml/farandole/collective/transport/mesh"
-	"github.com/farandole-ml/farandole/elastic"
 )
 
 // Config has a Listener's settings. The zero value works.
@@ -26,19 +25,7 @@ type Config struct {
 	// is frozen: HTTP/2 pings are answered by the process. Zero means 10 s, which is also gRPC's least; negative means never.
 	Liveness time.Duration
 
-	// HandshakeTimeout is how long a new connection may take for each message of the handshake. Zero means 2 s.
-	HandshakeTimeout time.Duration
-
-	// ParkTimeout is how long an early connection waits here for Connect to be called for its generation; then the
-	// dialer is told to try again. Zero means 10 s.
-	ParkTimeout time.Duration
-
-	// MaxParked bounds the early connections. Zero means 1024.
-	MaxParked int
-
-	// MaxPending bounds the connections that have no stream yet, and the streams in handshake; a further one displaces
-	// the oldest, so that clients which connect and say nothing cannot keep a peer out. Zero means 128.
-	MaxPending int
+	mesh.Admission
 
 	// Checksum protects every message by a CRC-32C, verified on receipt. It must be equal on all ranks.
 	Checksum bool
@@ -54,12 +41,7 @@ func (c Config) withDefaults() Config {
 	if c.Liveness > 0 {
 		c.Liveness = max(c.Liveness, leastLiveness)
 	}
-	if c.HandshakeTimeout <= 0 {
-		c.HandshakeTimeout = 2 * time.Second
-	}
-	if c.MaxPending <= 0 {
-		c.MaxPending = 128
-	}
+	c.Admission = c.Admission.WithDefaults()
 	return c
 }
 
@@ -68,8 +50,7 @@ const flagsChecksum = 1
 
 func (c Config) mesh() mesh.Config {
 	m := mesh.Config{
-		Job: c.Job, HandshakeTimeout: c.HandshakeTimeout, ParkTimeout: c.ParkTimeout,
-		MaxParked: c.MaxParked, MaxPending: c.MaxPending, FlagNames: []string{"message checksums"}, Logger: c.Logger,
+		Job: c.Job, Admission: c.Admission, FlagNames: []string{"message checksums"}, Logger: c.Logger,
 	}
 	if c.Checksum {
 		m.Flags = flagsChecksum
@@ -80,8 +61,8 @@ func (c Config) mesh() mesh.Config {
 // Listener accepts the data connections of one process, for one generation after the other.
 // Its methods may be called from any goroutine.
 type Listener struct {
-	cfg  Config
-	mesh *mesh.Listener
+	*mesh.Listener
+	cfg Config
 }
 
 // Listen starts accepting on addr (host:port; port 0 picks one). The caller must Close the Listener.
@@ -91,25 +72,12 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{cfg: cfg, mesh: m}, nil
+	return &Listener{m, cfg}, nil
 }
 
-// Addr is the address that was bound.
-func (l *Listener) Addr() string { return l.mesh.Addr() }
-
-// Fence refuses every generation lower than gen from now on: those in formation end with
-// collective.ErrGenerationChanged, early connections are closed. Groups that stand are not touched.
-func (l *Listener) Fence(gen elastic.Generation) { l.mesh.Fence(gen) }
-
-// Close stops accepting and ends what is in formation. Groups that stand are not touched.
-func (l *Listener) Close() error { return l.mesh.Close() }
-
-// Connect forms the group of id.Generation; addrs are its ranks' data-plane addresses. It dials the lower ranks,
-// again and again while they are not up, and waits for the higher ones, until ctx ends. The error names a rank and
-// its address; it is collective.ErrGenerationChanged when the generation is fenced, here or at a peer.
-// A second Connect for a generation that formed or is being formed is refused.
+// Connect forms the group of id.Generation: see mesh.Listener.Connect. The caller owns the transport.
 func (l *Listener) Connect(ctx context.Context, id transport.ID, addrs []string) (collective.Transport, error) {
-	conns, err := l.mesh.Connect(ctx, id, addrs)
+	conns, err := l.Listener.Connect(ctx, id, addrs)
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package grpc
 import (
 	"context"
 	"errors"
-	"hash/crc32"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -17,10 +16,14 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/collectivetest"
 	"github.com/farandole-ml/farandole/collective/transport"
+	"github.com/farandole-ml/farandole/collective/transport/mesh"
 )
 
-func id(rank int) transport.ID { return transport.ID{Job: "test", Generation: 1, Rank: rank} }
+func id(rank int) transport.ID { return collectivetest.ID(1, rank) }
+
+const patience = collectivetest.Patience
 
 // half gives rank 0 of a group of two, and the other end of its link for the test to play rank 1.
 func half(t *testing.T, cfg Config) (*group, *link) {
@@ -30,7 +33,7 @@ func half(t *testing.T, cfg Config) (*group, *link) {
 	var conns [][]net.Conn
 	var far error
 	var wg sync.WaitGroup
-	wg.Go(func() { conns, far = listeners[1].mesh.Connect(ctx, id(1), addrs) })
+	wg.Go(func() { conns, far = listeners[1].Listener.Connect(ctx, id(1), addrs) })
 	tr, err := listeners[0].Connect(ctx, id(0), addrs)
 	wg.Wait()
 	require.NoError(t, err)
@@ -40,10 +43,10 @@ func half(t *testing.T, cfg Config) (*group, *link) {
 	return tr.(*group), l
 }
 
-func encoded(h header, message []byte) []byte {
-	b := make([]byte, headerBytes, headerBytes+len(message))
-	h.encode(b)
-	return append(b, message...)
+func encoded(h transport.Header, message []byte) []byte {
+	var b [transport.HeaderBytes]byte
+	h.Encode(&b, frameMagic)
+	return append(b[:], message...)
 }
 
 func requirePeer(t *testing.T, err error, rank int) {
@@ -56,30 +59,29 @@ func requirePeer(t *testing.T, err error, rank int) {
 func TestACorruptFrameIsFound(t *testing.T) {
 	op := collective.Op{Kind: collective.OpBarrier, Seq: 3}
 	message := []byte("a message")
-	good := header{op: op, bytes: uint64(len(message)), number: 1}
-	with := func(change func(h *header)) header { h := good; change(&h); return h }
+	good := transport.Header{Op: op, Bytes: uint64(len(message)), Number: 1}
+	with := func(change func(h *transport.Header)) transport.Header { h := good; change(&h); return h }
 	flip := func(b []byte, at int) []byte { b[at] ^= 4; return b }
-	summed := with(func(h *header) { h.flags, h.checksum = flagChecksum, crc32.Checksum(message, castagnoli)^1 })
+	summed := with(func(h *transport.Header) { h.Sum(message[1:]) })
 	cases := map[string]struct {
 		frame    []byte
 		checksum bool
 		want     error
 	}{
-		"magic":           {flip(encoded(good, message), 0), false, ErrCorrupt},
-		"header":          {flip(encoded(good, message), 25), false, ErrCorrupt},
-		"garbage":         {make([]byte, 1000), false, ErrCorrupt},
-		"short":           {encoded(good, nil)[:20], false, ErrCorrupt},
-		"nothing":         {[]byte{}, false, ErrCorrupt},
-		"number":          {encoded(with(func(h *header) { h.number = 2 }), message), false, ErrCorrupt},
-		"checksum":        {encoded(summed, message), true, ErrCorrupt},
-		"no checksum":     {encoded(good, message), true, ErrCorrupt},
-		"place":           {encoded(with(func(h *header) { h.place = 4 }), message), false, ErrCorrupt},
-		"a piece of none": {encoded(good, nil), false, ErrCorrupt},
-		"too long":        {encoded(good, append(message, 0)), false, ErrCorrupt},
-		"length":          {encoded(with(func(h *header) { h.bytes = 1 << 40 }), message), false, new(collective.OutOfStepError)},
-		"operation":       {encoded(with(func(h *header) { h.op.Seq = 2 }), message), false, new(collective.OutOfStepError)},
+		"magic":           {flip(encoded(good, message), 0), false, transport.ErrCorrupt},
+		"header":          {flip(encoded(good, message), 25), false, transport.ErrCorrupt},
+		"garbage":         {make([]byte, 1000), false, transport.ErrCorrupt},
+		"short":           {encoded(good, nil)[:20], false, transport.ErrCorrupt},
+		"nothing":         {[]byte{}, false, transport.ErrCorrupt},
+		"number":          {encoded(with(func(h *transport.Header) { h.Number = 2 }), message), false, transport.ErrCorrupt},
+		"checksum":        {encoded(summed, message), true, transport.ErrCorrupt},
+		"no checksum":     {encoded(good, message), true, transport.ErrCorrupt},
+		"a piece of none": {encoded(good, nil), false, transport.ErrCorrupt},
+		"too long":        {encoded(good, append(message, 0)), false, transport.ErrCorrupt},
+		"length":          {encoded(with(func(h *transport.Header) { h.Bytes = 1 << 40 }), message), false, new(collective.OutOfStepError)},
+		"operation":       {encoded(with(func(h *transport.Header) { h.Op.Seq = 2 }), message), false, new(collective.OutOfStepError)},
 		"a grant too much": {
-			encoded(header{op: collective.Op{Kind: kindGrant}, bytes: 1 << 63}, nil), false, ErrCorrupt,
+			encoded(transport.Header{Op: collective.Op{Kind: kindGrant}, Bytes: 1 << 63}, nil), false, transport.ErrCorrupt,
 		},
 	}
 	for name, c := range cases {
@@ -96,6 +98,47 @@ func TestACorruptFrameIsFound(t *testing.T) {
 				require.ErrorIs(t, err, c.want)
 			}
 			require.Equal(t, err, tr.Send(1, message))
+		})
+	}
+}
+
+// TestPiecesMustFit sends the first bytes of a message rightly, and then something else.
+func TestPiecesMustFit(t *testing.T) {
+	op := collective.Op{Kind: collective.OpAllReduce, Seq: 3}
+	message := []byte("a message")
+	good := transport.Header{Op: op, Bytes: uint64(len(message)), Number: 1}
+	with := func(change func(h *transport.Header)) transport.Header { h := good; change(&h); return h }
+	cases := map[string]struct {
+		second []byte
+		want   error
+	}{
+		"the rest":             {encoded(good, message[4:]), nil},
+		"too much":             {encoded(good, message[3:]), transport.ErrCorrupt},
+		"nothing":              {encoded(good, nil), transport.ErrCorrupt},
+		"the next message":     {encoded(with(func(h *transport.Header) { h.Number = 2 }), message[4:]), transport.ErrCorrupt},
+		"no frame":             {message[4:], transport.ErrCorrupt},
+		"of another length":    {encoded(with(func(h *transport.Header) { h.Bytes++ }), message[4:]), new(collective.OutOfStepError)},
+		"of another operation": {encoded(with(func(h *transport.Header) { h.Op.Seq++ }), message[4:]), new(collective.OutOfStepError)},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			tr, far := half(t, Config{})
+			tr.Mark(op)
+			require.NoError(t, far.send(&outgoing{body: encoded(good, message[:4])}))
+			require.NoError(t, far.send(&outgoing{body: c.second}))
+			got := make([]byte, len(message))
+			err := tr.Recv(1, got)
+			switch oos := new(collective.OutOfStepError); {
+			case c.want == nil:
+				require.NoError(t, err)
+				require.Equal(t, message, got)
+			case errors.As(c.want, &oos):
+				requirePeer(t, err, 1)
+				require.ErrorAs(t, err, &oos)
+			default:
+				requirePeer(t, err, 1)
+				require.ErrorIs(t, err, c.want)
+			}
 		})
 	}
 }
@@ -126,7 +169,7 @@ func TestTooMuchAheadIsRefused(t *testing.T) {
 	piece := make([]byte, pieceBytes)
 	for n := uint32(1); ; n++ {
 		require.LessOrEqual(t, int(n), 2*aheadBytes/pieceBytes)
-		if far.send(&outgoing{body: encoded(header{op: op, bytes: pieceBytes, number: n}, piece)}) != nil {
+		if far.send(&outgoing{body: encoded(transport.Header{Op: op, Bytes: pieceBytes, Number: n}, piece)}) != nil {
 			break
 		}
 		select {
@@ -137,7 +180,7 @@ func TestTooMuchAheadIsRefused(t *testing.T) {
 		break
 	}
 	<-tr.peers[1].link.done
-	require.ErrorIs(t, tr.peers[1].link.in.failure(), ErrCorrupt)
+	require.ErrorIs(t, tr.peers[1].link.in.failure(), transport.ErrCorrupt)
 	require.LessOrEqual(t, tr.peers[1].link.in.held, aheadBytes+pieceBytes)
 }
 
@@ -208,7 +251,7 @@ func TestAMoveBlamesNobody(t *testing.T) {
 func TestWhatWasSentArrivesAfterItsSenderLeft(t *testing.T) {
 	for from := range 2 {
 		transports := form(t, 2, Config{Checksum: true})
-		b := make([]byte, aheadBytes-headerBytes)
+		b := make([]byte, aheadBytes-transport.HeaderBytes)
 		for i := range b {
 			b[i] = byte(i >> 8)
 		}
@@ -245,7 +288,7 @@ var strangers = map[string]func(t *testing.T, addr string){
 	},
 	"no hello": func(t *testing.T, addr string) { require.Error(t, call(t, addr, methodName, []byte("hello?"))) },
 	"a frame first": func(t *testing.T, addr string) {
-		require.Error(t, call(t, addr, methodName, encoded(header{number: 1}, nil)))
+		require.Error(t, call(t, addr, methodName, encoded(transport.Header{Number: 1}, nil)))
 	},
 }
 
@@ -276,7 +319,7 @@ func call(t *testing.T, addr, method string, message []byte) error {
 }
 
 func TestStrangersChangeNothing(t *testing.T) {
-	cfg := Config{MaxPending: 8, HandshakeTimeout: 200 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)}
+	cfg := Config{Admission: mesh.Admission{MaxPending: 8, HandshakeTimeout: 200 * time.Millisecond}, Logger: slog.New(slog.DiscardHandler)}
 	for name, stranger := range strangers {
 		t.Run(name, func(t *testing.T) {
 			listeners, addrs := listenAll(t, 2, cfg)
@@ -311,7 +354,7 @@ func TestStrangersChangeNothing(t *testing.T) {
 // TestSilentClientsKeepNobodyOut: connections that open no stream displace one another, not a peer.
 func TestSilentClientsKeepNobodyOut(t *testing.T) {
 	const clients, most = 20, 4
-	listeners, addrs := listenAll(t, 2, Config{MaxPending: most, HandshakeTimeout: patience})
+	listeners, addrs := listenAll(t, 2, Config{Admission: mesh.Admission{MaxPending: most, HandshakeTimeout: patience}})
 	closed := make(chan struct{}, clients)
 	var reading sync.WaitGroup
 	defer reading.Wait()

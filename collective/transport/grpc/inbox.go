@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/mem"
+
+	"github.com/farandole-ml/farandole/collective/transport"
 )
 
 // errExpired and errOver end a wait for the next frame; they never leave the package.
@@ -17,7 +19,7 @@ var (
 
 // frame is a received frame, or with raw a message of the handshake. data is what follows the header; its holder closes it.
 type frame struct {
-	header
+	transport.Header
 	raw  bool
 	data *mem.Reader
 }
@@ -54,7 +56,7 @@ func (i *inbox) put(f frame) error {
 	}
 	i.held += cost(f.data.Remaining())
 	if i.held > i.limit {
-		return fmt.Errorf("%w: the peer sends ahead by more than the agreed %d bytes", ErrCorrupt, i.limit)
+		return fmt.Errorf("%w: the peer sends ahead by more than the agreed %d bytes", transport.ErrCorrupt, i.limit)
 	}
 	if i.first > 0 && len(i.frames) == cap(i.frames) {
 		n := copy(i.frames, i.frames[i.first:])

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/mem"
 
 	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/transport"
 )
 
 // stream is what both ends of a gRPC stream can do.
@@ -76,10 +77,10 @@ func (l *link) receive() error {
 			switch {
 			case f.raw:
 				err = l.in.put(f)
-			case f.op.Kind == kindGrant:
+			case f.Op.Kind == kindGrant:
 				_ = f.data.Close()
-				err = l.allow.give(f.bytes)
-			case f.op.Kind == kindGoodbye:
+				err = l.allow.give(f.Bytes)
+			case f.Op.Kind == transport.KindGoodbye:
 				l.goodbye = readGoodbye(f)
 				return collective.ErrPeerLeft
 			default:
@@ -94,22 +95,22 @@ func (l *link) receive() error {
 
 // parse takes over m.
 func parse(m *mem.Reader) (frame, error) {
-	var b [headerBytes]byte
-	pieces, _ := m.Peek(min(headerBytes, m.Remaining()), nil)
+	var b [transport.HeaderBytes]byte
+	pieces, _ := m.Peek(min(transport.HeaderBytes, m.Remaining()), nil)
 	n := 0
 	for _, p := range pieces {
 		n += copy(b[n:], p)
 	}
-	if !isFrame(b[:n]) {
+	if !transport.Begins(b[:n], frameMagic) {
 		return frame{raw: true, data: m}, nil
 	}
-	_, _ = m.Discard(headerBytes)
-	h, err := decodeHeader(b[:])
+	_, _ = m.Discard(transport.HeaderBytes)
+	h, err := transport.DecodeHeader(&b, frameMagic)
 	if err != nil {
 		_ = m.Close()
 		return frame{}, err
 	}
-	return frame{header: h, data: m}, nil
+	return frame{Header: h, data: m}, nil
 }
 
 // send sends one message when it is its turn. Once the connection has ended it returns an error.
@@ -145,7 +146,7 @@ func (l *link) Read(b []byte) (int, error) {
 			return 0, fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, err)
 		case !f.raw:
 			_ = f.data.Close()
-			return 0, fmt.Errorf("%w: a frame before the handshake", ErrCorrupt)
+			return 0, fmt.Errorf("%w: a frame before the handshake", transport.ErrCorrupt)
 		}
 		l.rest = f.data
 	}

@@ -3,13 +3,14 @@ package grpc
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
+
+	"github.com/farandole-ml/farandole/collective/transport"
 )
 
 // socket is the connection below one HTTP/2 connection. gRPC owns it; the wrapper lets a link find it and end it.
@@ -64,11 +65,8 @@ func (watcher) HandleRPC(context.Context, stats.RPCStats) {}
 
 // ended makes gRPC's errors say what they mean here.
 func ended(err error) error {
-	if errors.Is(err, io.EOF) {
-		return errors.New("closed by the peer")
-	}
 	if s, ok := status.FromError(err); ok {
 		return errors.New(s.Message())
 	}
-	return err
+	return transport.Ended(err)
 }

@@ -94,7 +94,7 @@ func testAnEarlyPeerWaits(t *testing.T, n Network) {
 }
 
 func testAnEarlyPeerIsToldToTryAgain(t *testing.T, n Network) {
-	l, addrs := listen(t, n, 2, Config{ParkTimeout: time.Millisecond})
+	l, addrs := listen(t, n, 2, Config{Admission: Admission{ParkTimeout: time.Millisecond}})
 	second := connect(t, l[1], id(1, 1), addrs)
 	seen := 0
 	l[0].until(t, func() bool { seen += l[0].parked; return seen > 0 && l[0].parked == 0 })
@@ -102,7 +102,7 @@ func testAnEarlyPeerIsToldToTryAgain(t *testing.T, n Network) {
 }
 
 func testEarlyPeersAreBounded(t *testing.T, n Network) {
-	l, addrs := listen(t, n, 6, Config{MaxParked: 2})
+	l, addrs := listen(t, n, 6, Config{Admission: Admission{MaxParked: 2}})
 	var waiting []<-chan attempt
 	for r := 1; r < 6; r++ {
 		waiting = append(waiting, connect(t, l[r], id(1, r), addrs))
@@ -278,7 +278,7 @@ func garbage() [][]byte {
 }
 
 func testGarbageChangesNothing(t *testing.T, n Network) {
-	l, addrs := listen(t, n, 2, Config{MaxPending: 8})
+	l, addrs := listen(t, n, 2, Config{Admission: Admission{MaxPending: 8}})
 	pour := func() {
 		for _, b := range garbage() {
 			c, err := n.Dial(t.Context(), addrs[0])
@@ -308,7 +308,7 @@ func done(a attempt) <-chan attempt {
 }
 
 func testSilentClientsKeepNobodyOut(t *testing.T, n Network) {
-	l, addrs := listen(t, n, 2, Config{MaxPending: 4, HandshakeTimeout: patience})
+	l, addrs := listen(t, n, 2, Config{Admission: Admission{MaxPending: 4, HandshakeTimeout: patience}})
 	const clients = 20
 	closed := make(chan struct{}, clients)
 	var reading sync.WaitGroup
@@ -330,7 +330,7 @@ func testSilentClientsKeepNobodyOut(t *testing.T, n Network) {
 }
 
 func testASlowHandshakeEnds(t *testing.T, n Network) {
-	l, addrs := listen(t, n, 1, Config{HandshakeTimeout: 20 * time.Millisecond})
+	l, addrs := listen(t, n, 1, Config{Admission: Admission{HandshakeTimeout: 20 * time.Millisecond}})
 	c, err := n.Dial(t.Context(), addrs[0])
 	require.NoError(t, err)
 	defer c.Close()

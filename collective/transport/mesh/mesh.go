@@ -38,19 +38,7 @@ type Config struct {
 	// Job is the only job whose connections are accepted. Empty means that of the first Connect.
 	Job string
 
-	// HandshakeTimeout is how long a new connection may take for each message of the handshake. Zero means 2 s.
-	HandshakeTimeout time.Duration
-
-	// ParkTimeout is how long an early connection waits here for Connect to be called for its generation; then the
-	// dialer is told to try again. Zero means 10 s.
-	ParkTimeout time.Duration
-
-	// MaxParked bounds the early connections. Zero means 1024.
-	MaxParked int
-
-	// MaxPending bounds the connections in handshake; a further one displaces the oldest, so that clients which
-	// connect and say nothing cannot keep a peer out. Zero means 128.
-	MaxPending int
+	Admission
 
 	// Streams is how many connections a pair of ranks should have, at most MaxStreams. A pair gets the smaller of its
 	// sides' numbers. Zero means 1.
@@ -68,18 +56,7 @@ type Config struct {
 const MaxStreams = 16
 
 func (c Config) withDefaults() Config {
-	if c.HandshakeTimeout <= 0 {
-		c.HandshakeTimeout = 2 * time.Second
-	}
-	if c.ParkTimeout <= 0 {
-		c.ParkTimeout = 10 * time.Second
-	}
-	if c.MaxParked <= 0 {
-		c.MaxParked = 1024
-	}
-	if c.MaxPending <= 0 {
-		c.MaxPending = 128
-	}
+	c.Admission = c.Admission.WithDefaults()
 	c.Streams = min(max(c.Streams, 1), MaxStreams)
 	if c.Logger == nil {
 		c.Logger = slog.Default()

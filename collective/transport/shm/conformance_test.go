@@ -3,17 +3,11 @@
 package shm
 
 import (
-	"context"
 	"log/slog"
-	"sync"
 	"testing"
-	"time"
-
-	"github.com/stretchr/testify/require"
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/collectivetest"
-	"github.com/farandole-ml/farandole/collective/transport"
 	"github.com/farandole-ml/farandole/elastic"
 )
 
@@ -42,49 +36,26 @@ func (m messenger) Mark(op collective.Op)                  { m.m.Mark(op) }
 func (m messenger) Abort(cause error)                      { m.m.Abort(cause) }
 func (m messenger) Close() error                           { return m.m.Close() }
 
-// listen starts a listener for each rank and gives their addresses.
-func listen(t testing.TB, world int) ([]*Listener, []string) {
-	listeners := make([]*Listener, world)
-	addrs := make([]string, world)
-	for r := range listeners {
-		l, err := Listen("", Config{StageBytes: 16 << 10}) // several blocks in short arrays
-		require.NoError(t, err)
-		t.Cleanup(func() { l.Close() })
-		listeners[r], addrs[r] = l, l.Addr()
-	}
-	return listeners, addrs
+func listenHere(int) (*Listener, error) {
+	return Listen("", Config{StageBytes: 16 << 10}) // several blocks in short arrays
 }
 
-// patience is a limit that only a hanging test reaches.
-const patience = time.Minute
+// listen starts a listener for each rank and gives their addresses.
+func listen(t testing.TB, world int) ([]*Listener, []string) {
+	return collectivetest.ListenAll(t, world, listenHere)
+}
 
 // join forms one generation over the listeners.
 func join(t testing.TB, listeners []*Listener, addrs []string, gen elastic.Generation) []collective.Transport {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	transports := make([]collective.Transport, len(listeners))
-	errs := make([]error, len(listeners))
-	var wg sync.WaitGroup
-	for r, l := range listeners {
-		wg.Go(func() {
-			transports[r], errs[r] = l.Connect(ctx, transport.ID{Job: "test", Generation: gen, Rank: r}, addrs)
-		})
-	}
-	wg.Wait()
-	for r, err := range errs {
-		require.NoError(t, err, "rank %d", r)
-	}
-	return transports
+	return collectivetest.Join(t, listeners, addrs, gen)
 }
 
 func connected(t testing.TB, world int) []collective.Transport {
-	listeners, addrs := listen(t, world)
-	transports := join(t, listeners, addrs, 1)
-	for _, l := range listeners {
-		require.NoError(t, l.Close()) // a group that stands needs no listener
-	}
-	return transports
+	return collectivetest.Form(t, world, listenHere)
 }
+
+// patience is a limit that only a hanging test reaches.
+const patience = collectivetest.Patience
 
 // quiet is a log that nobody reads.
 var quiet = slog.New(slog.DiscardHandler)

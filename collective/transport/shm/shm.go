@@ -19,7 +19,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -34,18 +33,7 @@ type Config struct {
 	// Job is the only job whose connections are accepted. Empty means that of the first Connect.
 	Job string
 
-	// HandshakeTimeout is how long a new connection may take for each message of the handshake. Zero means 2 s.
-	HandshakeTimeout time.Duration
-
-	// ParkTimeout is how long an early connection waits here for Connect to be called for its generation; then the
-	// dialer is told to try again. Zero means 10 s.
-	ParkTimeout time.Duration
-
-	// MaxParked bounds the early connections. Zero means 1024.
-	MaxParked int
-
-	// MaxPending bounds the connections in handshake; a further one displaces the oldest. Zero means 128.
-	MaxPending int
+	mesh.Admission
 
 	// StageBytes is how much of an array that is not registered goes through shared memory for one meeting of the ranks, at
 	// least 4 KiB. Larger means fewer meetings; smaller keeps what all ranks stage in the caches. A rank's segment is three times as large, and has the
@@ -88,8 +76,7 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 		return nil, fmt.Errorf("shm: a stage of %d bytes: at least %d are needed", cfg.StageBytes, minStageBytes)
 	}
 	l, err := mesh.Listen(uds.Network("shm", socketBytes), addr, mesh.Config{
-		Job: cfg.Job, HandshakeTimeout: cfg.HandshakeTimeout, ParkTimeout: cfg.ParkTimeout, MaxParked: cfg.MaxParked,
-		MaxPending: cfg.MaxPending, Flags: flagShared, Logger: cfg.Logger,
+		Job: cfg.Job, Admission: cfg.Admission, Flags: flagShared, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, err

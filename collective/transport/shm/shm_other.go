@@ -9,19 +9,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/transport"
+	"github.com/farandole-ml/farandole/collective/transport/mesh"
 	"github.com/farandole-ml/farandole/elastic"
 )
 
 // Config has a Listener's settings, which mean nothing here.
 type Config struct {
-	Job                               string
-	HandshakeTimeout, ParkTimeout     time.Duration
-	MaxParked, MaxPending, StageBytes int
-	Logger                            *slog.Logger
+	Job string
+	mesh.Admission
+	StageBytes int
+	Logger     *slog.Logger
 }
 
 // Listener cannot be had.

@@ -16,12 +16,7 @@ func (t *stream) Meanwhile(push func()) { t.push = push }
 // Room implements collective.Duplex.
 func (t *stream) Room() error {
 	t.waiting.wait(t, nil)
-	select {
-	case <-t.over:
-		return t.cause()
-	default:
-		return nil
-	}
+	return t.ending.Cause()
 }
 
 // waiting is a wait for several connections at once.

@@ -7,24 +7,13 @@ import (
 	"time"
 
 	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/transport"
 )
 
-// A goodbye is the last frame of a connection whose rank gives the group up, so that its peers can tell the one that
-// failed from those that left because of it. It is sent where that is possible at once: its absence means nothing.
-// Its message is a collective.Farewell.
-
-func goodbye(cause error) []byte {
-	message := collective.Farewell(cause)
-	h := header{op: collective.Op{Kind: kindGoodbye}, bytes: uint64(len(message))}
-	var b [headerBytes]byte
-	h.encode(&b)
-	return append(b[:], message...)
-}
-
-// readGoodbye ends the group after p's goodbye; got is the part of the message that has been read.
-func (t *stream) readGoodbye(p *peer, w *wire, h header, got []byte) error {
+// readGoodbye ends the group after p's goodbye, which is sent where that is possible at once: its absence means nothing. got is the part of the message that has been read.
+func (t *stream) readGoodbye(p *peer, w *wire, h transport.Header, got []byte) error {
 	var buf [collective.MaxFarewell]byte
-	message := buf[:min(h.bytes, collective.MaxFarewell)]
+	message := buf[:min(h.Bytes, collective.MaxFarewell)]
 	n := copy(message, got)
 	if n < len(message) {
 		if _, err := w.read(message[n:], nil, t); err != nil && !errors.Is(err, io.EOF) {
@@ -32,7 +21,7 @@ func (t *stream) readGoodbye(p *peer, w *wire, h header, got []byte) error {
 		}
 	}
 	t.Abort(collective.ReadFarewell(message, p.rank, t.id.Rank, len(t.peers), t.op.Kind))
-	return t.cause()
+	return t.ending.Cause()
 }
 
 // lastWordsWait is how long a peer that takes no more bytes may take to say goodbye. It has said so before, as a rule.
@@ -48,7 +37,7 @@ func (t *stream) unsendable(p *peer, err error) error {
 		patience := time.NewTimer(lastWordsWait)
 		defer patience.Stop()
 		select {
-		case <-t.over: // the Recv that runs has met the end
+		case <-t.ending.Over(): // the Recv that runs has met the end
 		case <-patience.C:
 		}
 	}
@@ -64,19 +53,19 @@ func (t *stream) lastWords(p *peer, deadline time.Time) error {
 		if !w.readBy(p.inHdr[:], deadline) {
 			return nil
 		}
-		h, err := decodeHeader(&p.inHdr)
+		h, err := transport.DecodeHeader(&p.inHdr, frameMagic)
 		if err != nil {
 			return t.fail(p, err)
 		}
-		if h.op.Kind == kindGoodbye {
+		if h.Op.Kind == transport.KindGoodbye {
 			var message [collective.MaxFarewell]byte
-			got := message[:min(h.bytes, collective.MaxFarewell)]
+			got := message[:min(h.Bytes, collective.MaxFarewell)]
 			if !w.readBy(got, deadline) {
 				return nil
 			}
 			return t.readGoodbye(p, w, h, got)
 		}
-		for left := h.bytes; left > 0; {
+		for left := h.Bytes; left > 0; {
 			n := min(left, uint64(len(skipped)))
 			if !w.readBy(skipped[:n], deadline) {
 				return nil

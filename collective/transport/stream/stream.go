@@ -3,10 +3,7 @@
 package stream
 
 import (
-	"errors"
 	"fmt"
-	"hash/crc32"
-	"io"
 	"net"
 	"runtime"
 	"sync"
@@ -17,8 +14,7 @@ import (
 	"github.com/farandole-ml/farandole/collective/transport"
 )
 
-// ErrCorrupt says that what came from a peer is not what a peer sends: a flipped bit, or a foreign program.
-var ErrCorrupt = errors.New("corrupt data")
+const frameMagic = 0x464e5246 // "FRNF"
 
 // Config has a transport's settings. The zero value works.
 type Config struct {
@@ -53,9 +49,7 @@ type stream struct {
 	watching sync.WaitGroup
 	checks   atomic.Int64 // that watch has made
 
-	over chan struct{} // closed by the first Abort
-	mu   sync.Mutex    // guards err
-	err  error
+	ending *transport.Ending
 }
 
 // peer is the connections with one rank and the state of their two directions. Message k travels on connection k modulo their
@@ -66,14 +60,14 @@ type peer struct {
 	sending atomic.Bool // the outgoing stream is inside a frame, or belongs to Abort
 
 	sent   uint32
-	outHdr [headerBytes]byte
+	outHdr [transport.HeaderBytes]byte
 	begun  bool // TrySend left a frame for Send to finish
 	gone   int  // bytes of that frame that were sent
 	broken bool // it cannot be sent; the Recv that runs will say why
 
 	receiving atomic.Bool // a Recv runs, or the incoming stream belongs to lastWords
 	received  uint32
-	inHdr     [headerBytes]byte
+	inHdr     [transport.HeaderBytes]byte
 }
 
 // wireOf is the connection of a message, counted from 1.
@@ -82,7 +76,7 @@ func (p *peer) wireOf(number uint32) *wire { return &p.wires[number%uint32(len(p
 // New makes a transport of the connections with each rank; id's own has none. It owns them, also when it returns an
 // error. It has one goroutine, which ends with Close, if cfg.Look is set, and none otherwise.
 func New(id transport.ID, conns [][]net.Conn, cfg Config) (collective.Transport, error) {
-	t := &stream{id: id, peers: make([]*peer, len(conns)), checksum: cfg.Checksum, hosts: cfg.Hosts, spare: 2*max(cfg.Here, 1) <= runtime.NumCPU(), over: make(chan struct{})}
+	t := &stream{id: id, peers: make([]*peer, len(conns)), checksum: cfg.Checksum, hosts: cfg.Hosts, spare: 2*max(cfg.Here, 1) <= runtime.NumCPU(), ending: transport.NewEnding()}
 	var first error
 	for r, group := range conns {
 		if r == id.Rank {
@@ -124,7 +118,7 @@ func (t *stream) Mark(op collective.Op) { t.op = op }
 func (t *stream) Send(to int, b []byte) error {
 	p := t.peers[to]
 	if !p.begun && !t.begin(p, b) {
-		return t.cause()
+		return t.ending.Cause()
 	}
 	p.begun = false
 	if err := p.wireOf(p.sent).write(p.outHdr[:], b, p.gone); err != nil {
@@ -138,7 +132,7 @@ func (t *stream) Send(to int, b []byte) error {
 func (t *stream) TrySend(to int, b []byte) (bool, error) {
 	p := t.peers[to]
 	if !p.begun && !t.begin(p, b) {
-		return false, t.cause()
+		return false, t.ending.Cause()
 	}
 	n, err := p.wireOf(p.sent).tryWrite(p.outHdr[:], b, p.gone)
 	if err != nil {
@@ -163,25 +157,22 @@ func (t *stream) begin(p *peer, b []byte) bool {
 	}
 	p.sent++
 	p.gone = 0
-	h := header{op: t.op, bytes: uint64(len(b)), number: p.sent}
+	h := transport.Header{Op: t.op, Bytes: uint64(len(b)), Number: p.sent}
 	if t.checksum {
-		h.flags |= flagChecksum
-		h.checksum = crc32.Checksum(b, castagnoli)
+		h.Sum(b)
 	}
-	h.encode(&p.outHdr)
+	h.Encode(&p.outHdr, frameMagic)
 	return true
 }
 
 func (t *stream) Recv(from int, b []byte) error {
 	p := t.peers[from]
-	select {
-	case <-t.over:
-		return t.cause()
-	default:
+	if t.ending.IsOver() {
+		return t.ending.Cause()
 	}
 	if !p.receiving.CompareAndSwap(false, true) {
-		<-t.over // lastWords has the stream
-		return t.cause()
+		<-t.ending.Over() // lastWords has the stream
+		return t.ending.Cause()
 	}
 	if t.push != nil {
 		t.from = p
@@ -203,60 +194,46 @@ func (t *stream) recv(p *peer, b []byte) error {
 	w := p.wireOf(p.received)
 	n, err := w.read(p.inHdr[:], b, t)
 	if err != nil {
-		return t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, ended(err)))
+		return t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, transport.Ended(err)))
 	}
-	h, err := decodeHeader(&p.inHdr)
+	h, err := transport.DecodeHeader(&p.inHdr, frameMagic)
 	if err != nil {
 		return t.fail(p, err)
 	}
-	if h.op.Kind == kindGoodbye {
+	if h.Op.Kind == transport.KindGoodbye {
 		return t.readGoodbye(p, w, h, b[:n])
 	}
-	if h.number != p.received {
-		return t.fail(p, fmt.Errorf("%w: message %d came as number %d", ErrCorrupt, p.received, h.number))
+	if h.Number != p.received {
+		return t.fail(p, fmt.Errorf("%w: message %d came as number %d", transport.ErrCorrupt, p.received, h.Number))
 	}
-	if h.op != t.op || h.bytes != uint64(len(b)) {
-		return t.fail(p, &collective.OutOfStepError{Got: h.op, Want: t.op, GotBytes: h.bytes, WantBytes: uint64(len(b))})
+	if h.Op != t.op || h.Bytes != uint64(len(b)) {
+		return t.fail(p, &collective.OutOfStepError{Got: h.Op, Want: t.op, GotBytes: h.Bytes, WantBytes: uint64(len(b))})
 	}
 	if n < len(b) {
 		if _, err := w.read(b[n:], nil, t); err != nil {
-			return t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, ended(err)))
+			return t.fail(p, fmt.Errorf("%w: %w", collective.ErrPeerLost, transport.Ended(err)))
 		}
 	}
-	if t.checksum && h.checksum != crc32.Checksum(b, castagnoli) {
-		return t.fail(p, fmt.Errorf("%w: checksum of message %d", ErrCorrupt, h.number))
+	if t.checksum {
+		if err := h.Check(b); err != nil {
+			return t.fail(p, err)
+		}
 	}
 	return nil
-}
-
-// ended makes an end of file say what it means here.
-func ended(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("closed by the peer")
-	}
-	return err
-}
-
-func (t *stream) cause() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.err
 }
 
 // fail ends the group because of what happened with p, and returns the first cause.
 func (t *stream) fail(p *peer, err error) error {
 	t.Abort(&collective.PeerError{Rank: p.rank, Op: t.op.Kind.String(), Err: err})
-	return t.cause()
+	return t.ending.Cause()
 }
 
 func (t *stream) Abort(cause error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.err != nil {
-		return
-	}
-	t.err = cause
-	close(t.over)
+	t.ending.End(cause, func() { t.end(cause) })
+}
+
+// end tells the peers why, where that is possible at once, and closes the connections.
+func (t *stream) end(cause error) {
 	var frame []byte
 	for _, p := range t.peers {
 		if p == nil {
@@ -264,7 +241,7 @@ func (t *stream) Abort(cause error) {
 		}
 		if p.sending.CompareAndSwap(false, true) {
 			if frame == nil {
-				frame = goodbye(cause)
+				frame = transport.Goodbye(cause, frameMagic)
 			}
 			_, _ = p.wireOf(p.sent+1).tryWrite(frame, nil, 0) // where the peer looks for the next message
 		}
@@ -288,7 +265,7 @@ func (t *stream) watch(cfg Config) {
 	last := time.Now()
 	for {
 		select {
-		case <-t.over:
+		case <-t.ending.Over():
 			return
 		case now := <-ticker.C:
 			// A process that was itself stopped accuses nobody: it looks again a period later.

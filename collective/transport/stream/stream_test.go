@@ -77,9 +77,9 @@ func each(t *testing.T, test func(t *testing.T, network string)) {
 	}
 }
 
-func frame(h header, message []byte) []byte {
-	var b [headerBytes]byte
-	h.encode(&b)
+func frame(h transport.Header, message []byte) []byte {
+	var b [transport.HeaderBytes]byte
+	h.Encode(&b, frameMagic)
 	return append(b[:], message...)
 }
 
@@ -88,24 +88,24 @@ func TestACorruptFrameIsFound(t *testing.T) { each(t, testACorruptFrameIsFound) 
 func testACorruptFrameIsFound(t *testing.T, network string) {
 	op := collective.Op{Kind: collective.OpBarrier, Seq: 3}
 	message := []byte("a message")
-	good := header{op: op, bytes: uint64(len(message)), number: 1}
+	good := transport.Header{Op: op, Bytes: uint64(len(message)), Number: 1}
 	flip := func(b []byte, at int) []byte { b[at] ^= 4; return b }
 	summed := good
-	summed.flags, summed.checksum = flagChecksum, 1
+	summed.Sum([]byte("another message"))
 	second := good
-	second.number = 2
+	second.Number = 2
 	long := good
-	long.bytes = 1 << 40
+	long.Bytes = 1 << 40
 	cases := map[string]struct {
 		frame    []byte
 		checksum bool
 		want     error
 	}{
-		"magic":          {flip(frame(good, message), 0), false, ErrCorrupt},
-		"header":         {flip(frame(good, message), 25), false, ErrCorrupt},
-		"garbage":        {make([]byte, 1000), false, ErrCorrupt},
-		"number":         {frame(second, message), false, ErrCorrupt},
-		"message":        {frame(summed, message), true, ErrCorrupt},
+		"magic":          {flip(frame(good, message), 0), false, transport.ErrCorrupt},
+		"header":         {flip(frame(good, message), 25), false, transport.ErrCorrupt},
+		"garbage":        {make([]byte, 1000), false, transport.ErrCorrupt},
+		"number":         {frame(second, message), false, transport.ErrCorrupt},
+		"message":        {frame(summed, message), true, transport.ErrCorrupt},
 		"length":         {frame(long, message), false, new(collective.OutOfStepError)},
 		"cut in header":  {frame(good, nil)[:7], false, collective.ErrPeerLost},
 		"cut in message": {frame(good, message[:3]), false, collective.ErrPeerLost},
@@ -139,7 +139,7 @@ func testAFlippedBitIsFound(t *testing.T, network string) {
 	a, far := halfMesh(t, network, Config{Checksum: true})
 	message := make([]byte, 3000)
 	require.NoError(t, a.Send(1, message))
-	b := make([]byte, headerBytes+len(message))
+	b := make([]byte, transport.HeaderBytes+len(message))
 	for n := 0; n < len(b); {
 		k, err := far.Read(b[n:])
 		require.NoError(t, err)
@@ -157,7 +157,7 @@ func testAFlippedBitIsFound(t *testing.T, network string) {
 	b[2000] ^= 16
 	_, err = far.Write(b)
 	require.NoError(t, err)
-	require.ErrorIs(t, a.Recv(1, message), ErrCorrupt)
+	require.ErrorIs(t, a.Recv(1, message), transport.ErrCorrupt)
 }
 
 // TestTheFirstFailureIsBlamed kills rank 2 without a goodbye. Rank 1 sees it; rank 0 hears of it from rank 1 alone.

@@ -15,9 +15,6 @@ import (
 	"github.com/farandole-ml/farandole/collective/transport/stream"
 )
 
-// ErrCorrupt says that what came from a peer is not what a peer sends: a flipped bit, or a foreign program.
-var ErrCorrupt = stream.ErrCorrupt
-
 // Config has a Listener's settings. The zero value works.
 type Config struct {
 	// Job is the only job whose connections are accepted. Empty means that of the first Connect.
@@ -33,19 +30,7 @@ type Config struct {
 	// the path that it is given; fewer need less memory in the kernel. Zero means 1.
 	Streams int
 
-	// HandshakeTimeout is how long a new connection may take for each message of the handshake. Zero means 2 s.
-	HandshakeTimeout time.Duration
-
-	// ParkTimeout is how long an early connection waits here for Connect to be called for its generation; then the
-	// dialer is told to try again. Zero means 10 s.
-	ParkTimeout time.Duration
-
-	// MaxParked bounds the early connections. Zero means 1024.
-	MaxParked int
-
-	// MaxPending bounds the connections in handshake; a further one displaces the oldest, so that clients which
-	// connect and say nothing cannot keep a peer out. Zero means 128.
-	MaxPending int
+	mesh.Admission
 
 	// Checksum protects every message by a CRC-32C, verified on receipt. TCP's own 16-bit sum misses about one in
 	// 65,536 corruptions that the network lets through. It must be equal on all ranks.
@@ -71,8 +56,7 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 		cfg.Liveness = time.Second
 	}
 	m := mesh.Config{
-		Job: cfg.Job, HandshakeTimeout: cfg.HandshakeTimeout, ParkTimeout: cfg.ParkTimeout, MaxParked: cfg.MaxParked,
-		MaxPending: cfg.MaxPending, Streams: cfg.Streams, FlagNames: []string{"message checksums"}, Logger: cfg.Logger,
+		Job: cfg.Job, Admission: cfg.Admission, Streams: cfg.Streams, FlagNames: []string{"message checksums"}, Logger: cfg.Logger,
 	}
 	if cfg.Checksum {
 		m.Flags = 1

@@ -1,17 +1,12 @@
 package uds
 
 import (
-	"context"
-	"sync"
 	"testing"
-	"time"
 
-	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/collectivetest"
-	"github.com/farandole-ml/farandole/collective/transport"
 )
 
 func TestMain(m *testing.M) {
@@ -26,44 +21,11 @@ func BenchmarkAborts(b *testing.B) { collectivetest.AbortTimes(b) }
 
 func TestConformance(t *testing.T) {
 	collectivetest.Run(t, func(t testing.TB, world int) []collective.Transport {
-		return connected(t, world, Config{Checksum: world%2 == 0})
+		return form(t, world, Config{Checksum: world%2 == 0})
 	})
 }
 
-// listen starts a listener for each rank and gives their addresses.
-func listen(t testing.TB, world int, cfg Config) ([]*Listener, []string) {
-	listeners := make([]*Listener, world)
-	addrs := make([]string, world)
-	for r := range listeners {
-		l, err := Listen("", cfg)
-		require.NoError(t, err)
-		t.Cleanup(func() { l.Close() })
-		listeners[r], addrs[r] = l, l.Addr()
-	}
-	return listeners, addrs
-}
-
-// patience is a limit that only a hanging test reaches.
-const patience = time.Minute
-
-func connected(t testing.TB, world int, cfg Config) []collective.Transport {
-	listeners, addrs := listen(t, world, cfg)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	transports := make([]collective.Transport, world)
-	errs := make([]error, world)
-	var wg sync.WaitGroup
-	for r, l := range listeners {
-		wg.Go(func() {
-			transports[r], errs[r] = l.Connect(ctx, transport.ID{Job: "test", Generation: 1, Rank: r}, addrs)
-		})
-	}
-	wg.Wait()
-	for _, l := range listeners {
-		require.NoError(t, l.Close()) // a group that stands needs no listener
-	}
-	for r, err := range errs {
-		require.NoError(t, err, "rank %d", r)
-	}
-	return transports
+// form makes a group of ranks with one setting.
+func form(t testing.TB, world int, cfg Config) []collective.Transport {
+	return collectivetest.Form(t, world, func(int) (*Listener, error) { return Listen("", cfg) })
 }

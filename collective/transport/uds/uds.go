@@ -6,16 +6,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/transport"
 	"github.com/farandole-ml/farandole/collective/transport/mesh"
 	"github.com/farandole-ml/farandole/collective/transport/stream"
 )
-
-// ErrCorrupt says that what came from a peer is not what a peer sends.
-var ErrCorrupt = stream.ErrCorrupt
 
 // Config has a Listener's settings. The zero value works.
 type Config struct {
@@ -27,18 +23,7 @@ type Config struct {
 	// (net.core.wmem_max) may make it less. Zero means 1 MiB.
 	BufferBytes int
 
-	// HandshakeTimeout is how long a new connection may take for each message of the handshake. Zero means 2 s.
-	HandshakeTimeout time.Duration
-
-	// ParkTimeout is how long an early connection waits here for Connect to be called for its generation; then the
-	// dialer is told to try again. Zero means 10 s.
-	ParkTimeout time.Duration
-
-	// MaxParked bounds the early connections. Zero means 1024.
-	MaxParked int
-
-	// MaxPending bounds the connections in handshake; a further one displaces the oldest. Zero means 128.
-	MaxPending int
+	mesh.Admission
 
 	// Checksum protects every message by a CRC-32C, verified on receipt. It must be equal on all ranks. Nothing
 	// but memory is between the ranks: it is for finding faults of memory or of programs.
@@ -66,8 +51,7 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 		cfg.BufferBytes = defaultBuffer
 	}
 	m := mesh.Config{
-		Job: cfg.Job, HandshakeTimeout: cfg.HandshakeTimeout, ParkTimeout: cfg.ParkTimeout, MaxParked: cfg.MaxParked,
-		MaxPending: cfg.MaxPending, FlagNames: []string{"message checksums"}, Logger: cfg.Logger,
+		Job: cfg.Job, Admission: cfg.Admission, FlagNames: []string{"message checksums"}, Logger: cfg.Logger,
 	}
 	if cfg.Checksum {
 		m.Flags = 1

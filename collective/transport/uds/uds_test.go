@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/farandole-ml/farandole/collective"
-	"github.com/farandole-ml/farandole/collective/transport"
+	"github.com/farandole-ml/farandole/collective/collectivetest"
 )
 
 func TestNames(t *testing.T) {
@@ -39,7 +39,7 @@ func TestNames(t *testing.T) {
 				require.NoError(t, err)
 				require.EqualValues(t, 0o600, info.Mode().Perm())
 			}
-			first, err := l.Connect(t.Context(), transport.ID{Job: "test", Generation: 1}, []string{l.Addr()})
+			first, err := l.Connect(t.Context(), collectivetest.ID(1, 0), []string{l.Addr()})
 			require.NoError(t, err)
 			require.NoError(t, first.Close())
 			conn, err := net.Dial("unix", l.Addr())
@@ -59,7 +59,7 @@ func TestNames(t *testing.T) {
 // TestASlowReaderGetsEverything sends far more than the kernel holds.
 func TestASlowReaderGetsEverything(t *testing.T) {
 	const much = 16 << 20
-	transports := connected(t, 2, Config{BufferBytes: 1})
+	transports := form(t, 2, Config{BufferBytes: 1})
 	for _, tr := range transports {
 		defer tr.Close()
 	}
