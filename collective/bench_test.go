@@ -3,11 +3,6 @@ package collective_test
 import (
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
-	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -128,106 +123,4 @@ func mesh(t testing.TB, world int, cfg tcp.Config) []collective.Transport {
 		require.NoError(t, err)
 	}
 	return transports
-}
-
-// The environment of a benchmark's rank that is a process of its own.
-const (
-	envRank  = "FARANDOLE_BENCH_RANK"
-	envAddrs = "FARANDOLE_BENCH_ADDRS"
-)
-
-// BenchmarkProcesses has each rank in a process of its own, as the peers' benchmarks do. It prints its own table: the
-// median over the repetitions of the slowest rank's time. Run it with -benchtime=1x.
-func BenchmarkProcesses(b *testing.B) {
-	if os.Getenv(envRank) != "" {
-		b.Skip()
-	}
-	self, err := os.Executable()
-	require.NoError(b, err)
-	for _, world := range []int{2, 3, 4} {
-		b.Run(fmt.Sprintf("ranks=%d", world), func(b *testing.B) { benchProcesses(b, self, world) })
-	}
-}
-
-func benchProcesses(b *testing.B, self string, world int) {
-	for b.Loop() {
-		var addrs []string
-		for range world {
-			l, err := tcp.Listen("127.0.0.1:0", tcp.Config{})
-			require.NoError(b, err)
-			addrs = append(addrs, l.Addr())
-			require.NoError(b, l.Close())
-		}
-		var ranks []*exec.Cmd
-		for r := range world {
-			c := exec.Command(self, "-test.run=^$")
-			c.Env = append(os.Environ(), envRank+"="+strconv.Itoa(r), envAddrs+"="+strings.Join(addrs, ","))
-			c.Stdout, c.Stderr = os.Stdout, os.Stderr
-			require.NoError(b, c.Start())
-			ranks = append(ranks, c)
-		}
-		for _, c := range ranks {
-			require.NoError(b, c.Wait())
-		}
-	}
-}
-
-// benchRank is main for a process that BenchmarkProcesses started.
-func benchRank(rank int, addrs []string) error {
-	ctx := context.Background()
-	l, err := tcp.Listen(addrs[rank], tcp.Config{})
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	tr, err := l.Connect(ctx, tcp.ID{Job: "bench", Generation: 1, Rank: rank}, addrs)
-	if err != nil {
-		return err
-	}
-	g := collective.New(tr)
-	defer g.Close()
-	for _, op := range operations {
-		for _, size := range benchSizes {
-			if err := benchSize(ctx, g, op, size); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func benchSize(ctx context.Context, g *collective.Group, op operation, size int) error {
-	repeat := min(max(int(time.Second)/(size+500_000)/3, 20), 1000)
-	run := op.of(g, make([]float32, size/4))
-	took := make([]float32, repeat)
-	for i := range repeat + 5 {
-		if err := g.Barrier(ctx); err != nil {
-			return err
-		}
-		start := time.Now()
-		if err := run(ctx); err != nil {
-			return err
-		}
-		if i >= 5 {
-			took[i-5] = float32(time.Since(start).Seconds() * 1e6)
-		}
-	}
-	slowest := make([]byte, g.World()*4*repeat)
-	if err := g.AllGather(ctx, collective.Of(slowest), collective.Of(float32Bytes(took))); err != nil {
-		return err
-	}
-	if g.Rank() != 0 {
-		return nil
-	}
-	all := bytesFloat32(slowest)
-	for i := range took {
-		for r := 1; r < g.World(); r++ {
-			took[i] = max(took[i], all[r*repeat+i])
-		}
-	}
-	slices.Sort(took)
-	median := took[len(took)/2]
-	bus := float64(size) * 2 * float64(g.World()-1) / float64(g.World()) / float64(median) / 1e3
-	fmt.Printf("%-22s ranks %d  %4s  best %9.1f  median %9.1f  p95 %9.1f us  busbw %6.2f GB/s\n", op.name, g.World(), sizeName(size), took[0], median, took[len(took)*95/100], bus)
-	return nil
 }

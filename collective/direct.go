@@ -50,17 +50,21 @@ func (p *plan) directReduceScatter(s *spec) {
 		}
 		room[to] = p.take(grid.largest())
 	}
-	srcs := make([]piece, p.world)
 	for c := range grid.chunks {
-		own := grid.chunk(p.rank, c)
-		for i := 1; i < p.world; i++ {
-			from := p.peer(-i)
-			srcs[from] = room[from].part(own.hi - own.lo)
-			p.recv(from, srcs[from])
-		}
-		srcs[p.rank] = own.at(bufIn)
-		p.reduce(redLast, grid.chunk(0, c).at(bufOut), srcs...)
+		p.reduceFromAll(grid.chunk(0, c).at(bufOut), grid.chunk(p.rank, c).at(bufIn), room)
 	}
+}
+
+// reduceFromAll receives as much as own from every other rank into its room, and reduces all into out in rank order.
+func (p *plan) reduceFromAll(out, own piece, room []piece) {
+	srcs := make([]piece, p.world)
+	for i := 1; i < p.world; i++ {
+		from := p.peer(-i)
+		srcs[from] = room[from].part(own.hi - own.lo)
+		p.recv(from, srcs[from])
+	}
+	srcs[p.rank] = own
+	p.reduce(redLast, out, srcs...)
 }
 
 // directAllGather sends a rank's part to every other rank.
@@ -72,10 +76,15 @@ func (p *plan) directAllGather(s *spec) {
 		}
 	}
 	p.copy(span{n * p.rank, n * (p.rank + 1)}.at(bufOut), span{0, n}.at(bufIn))
+	p.recvParts(n, s.chunk)
+}
+
+// recvParts receives every other rank's part of n bytes, chunk by chunk, where it belongs in the result.
+func (p *plan) recvParts(n, chunk int) {
 	for i := 1; i < p.world; i++ {
 		from := p.peer(-i)
-		for k := range pieces(n, s.chunk) {
-			at := pieceAt(n, s.chunk, k)
+		for k := range pieces(n, chunk) {
+			at := pieceAt(n, chunk, k)
 			p.recv(from, piece{bufOut, n*from + at.lo, n*from + at.hi})
 		}
 	}
@@ -101,13 +110,7 @@ func (p *plan) directAllToAll(s *spec) {
 		}
 	}
 	p.copy(span{n * p.rank, n * (p.rank + 1)}.at(bufOut), place(p.rank, span{0, n}))
-	for i := 1; i < p.world; i++ {
-		peer := p.peer(-i)
-		for k := range pieces(n, s.chunk) {
-			at := pieceAt(n, s.chunk, k)
-			p.recv(peer, piece{bufOut, n*peer + at.lo, n*peer + at.hi})
-		}
-	}
+	p.recvParts(n, s.chunk)
 }
 
 // directBroadcast sends everything from the root to every other rank.
@@ -132,20 +135,13 @@ func (p *plan) directReduce(s *spec) {
 	for i := 1; i < p.world && p.rank == s.root; i++ {
 		room[p.peer(-i)] = p.take(min(s.chunk, s.bytes))
 	}
-	srcs := make([]piece, p.world)
 	for k := range pieces(s.bytes, s.chunk) {
 		at := pieceAt(s.bytes, s.chunk, k)
-		if p.rank != s.root {
+		if p.rank == s.root {
+			p.reduceFromAll(at.at(bufOut), at.at(bufIn), room)
+		} else {
 			p.send(s.root, at.at(bufIn), true)
-			continue
 		}
-		for i := 1; i < p.world; i++ {
-			from := p.peer(-i)
-			srcs[from] = room[from].part(at.hi - at.lo)
-			p.recv(from, srcs[from])
-		}
-		srcs[p.rank] = at.at(bufIn)
-		p.reduce(redLast, at.at(bufOut), srcs...)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/transport/inproc"
+	"github.com/farandole-ml/farandole/collective/transport/tcp"
 	"github.com/farandole-ml/farandole/elastic"
 )
 
@@ -57,6 +58,7 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { steadyState(t, inproc.New(2), tuning) })
 	}
+	t.Run("tcp", func(t *testing.T) { steadyState(t, mesh(t, 2, tcp.Config{}), collective.Tuning{}) })
 	t.Run("shared memory", func(t *testing.T) {
 		g := nothing(t)
 		v := collective.Of(make([]float32, 256))
@@ -101,6 +103,9 @@ func steadyState(t *testing.T, transports []collective.Transport, tuning collect
 					t.Error(err)
 				}
 			}
+			if err := exchange(ctx, g, calls[0].Out.Data); err != nil {
+				t.Error(err)
+			}
 		}, func() { g.Close() }
 	}
 	near, closeNear := round(transports[0])
@@ -116,6 +121,20 @@ func steadyState(t *testing.T, transports []collective.Transport, tuning collect
 	})
 	near()
 	require.Less(t, testing.AllocsPerRun(rounds, near), 1.0)
+}
+
+// exchange sends b from rank 0 to rank 1 and back.
+func exchange(ctx context.Context, g *collective.Group, b []byte) error {
+	if g.Rank() == 0 {
+		if err := g.Send(ctx, 1, b); err != nil {
+			return err
+		}
+		return g.Recv(ctx, 1, b)
+	}
+	if err := g.Recv(ctx, 0, b); err != nil {
+		return err
+	}
+	return g.Send(ctx, 0, b)
 }
 
 // TestContexts checks what a group keeps of the contexts that it has seen.

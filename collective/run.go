@@ -7,13 +7,9 @@ import (
 
 // do runs a call that the caller keeps in memory of its own.
 func (g *Group) do(ctx context.Context, c *Call) error {
-	op, a, err := g.prepare(c)
+	op, a, w, err := g.admit(ctx, c)
 	if err != nil {
-		return g.state.fail(err)
-	}
-	w, err := g.state.enter(ctx, &op, &g.seq)
-	if err != nil {
-		return g.state.fail(err)
+		return err
 	}
 	defer g.state.leave(w)
 	return g.execute(op, c, a)
@@ -24,19 +20,25 @@ func (g *Group) byValue(ctx context.Context, c Call) error {
 	if err := g.await(ctx); err != nil {
 		return err
 	}
-	op, a, err := g.prepare(&c)
+	op, a, w, err := g.admit(ctx, &c)
 	if err != nil {
-		return g.state.fail(err)
+		return err
 	}
-	w, err := g.state.enter(ctx, &op, &g.seq)
-	if err != nil {
-		return g.state.fail(err)
-	}
+	defer g.state.leave(w)
 	g.call = c
-	err = g.execute(op, &g.call, a)
-	g.call = Call{}
-	g.state.leave(w)
-	return err
+	defer func() { g.call = Call{} }()
+	return g.execute(op, &g.call, a)
+}
+
+// admit checks c, names it, and makes it the operation that runs, until state.leave(w). A call that it refuses ends the group.
+func (g *Group) admit(ctx context.Context, c *Call) (op Op, a Algorithm, w *watch, err error) {
+	if op, a, err = g.prepare(c); err == nil {
+		w, err = g.state.enter(ctx, &op, &g.seq)
+	}
+	if err != nil {
+		return Op{}, Auto, nil, g.state.fail(err)
+	}
+	return op, a, w, nil
 }
 
 // prepare checks c and names it.

@@ -412,6 +412,11 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 	for _, at := range placements {
 		t.Run(at.name, func(t *testing.T) {
 			groups := groupsOf(t, connected(t, 2))
+			check := func(err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			}
 			rank := func(g *collective.Group) func() {
 				var calls []collective.Call
 				for _, p := range problems {
@@ -425,11 +430,27 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 						calls = append(calls, c, collective.Call{Kind: collective.OpBarrier})
 					}
 				}
+				for _, n := range []int{100, 100_000} {
+					c := collective.Call{Kind: collective.OpReduceTree, Ranges: elastic.Assign(3, 2), Shards: 3}
+					for _, of := range elastic.Partials(c.Ranges[g.Rank()], c.Shards) {
+						b, _, err := at.array(g, n)
+						require.NoError(t, err)
+						c.Partials = append(c.Partials, collective.Partial{Node: of, Data: floatsOf(b)})
+					}
+					c.Out = collective.Of(c.Partials[0].Data)
+					calls = append(calls, c)
+				}
+				ctx, message := context.Background(), make([]byte, 1<<20)
 				return func() {
 					for i := range calls {
-						if err := g.Do(context.Background(), &calls[i]); err != nil {
-							t.Error(err)
-						}
+						check(g.Do(ctx, &calls[i]))
+					}
+					if g.Rank() == 0 {
+						check(g.Send(ctx, 1, message))
+						check(g.Recv(ctx, 1, message))
+					} else {
+						check(g.Recv(ctx, 0, message))
+						check(g.Send(ctx, 0, message))
 					}
 				}
 			}

@@ -144,6 +144,7 @@ func (t *member) find(list *[][]byte, r int, where place, own []byte, offset, n 
 func (t *member) reduceInPlace(lo, hi int) error {
 	k := &t.task
 	blocks := (hi - lo + inPlaceBytes - 1) / inPlaceBytes
+	k.red.Footprint = len(t.peers) * (hi - lo) * (len(k.ins) + len(k.outs)) // of all ranks: they share the caches
 	for i := range blocks {
 		if t.aborted() {
 			return t.cause()

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -245,6 +246,10 @@ func finite(n, salt int) []byte {
 		x[i] = float32(rng.NormFloat64() * float64(int(1)<<rng.IntN(20)))
 	}
 	return bytesOf(x)
+}
+
+func floatsOf(b []byte) []float32 {
+	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)
 }
 
 // node is the value of a tree node.
