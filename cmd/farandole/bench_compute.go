@@ -26,6 +26,7 @@ const triadRounds = 8
 type computeOptions struct {
 	threads       int
 	isa           string
+	precision     string
 	iters, warmup int
 	output        string
 }
@@ -34,6 +35,7 @@ func (o *computeOptions) addFlags(cmd *cobra.Command, iters int) {
 	f := cmd.Flags()
 	f.IntVar(&o.threads, "threads", 0, "threads (0: one per core)")
 	f.StringVar(&o.isa, "isa", "", "instruction set: "+strings.Join(kernels.ISAs(), ", ")+" (default: the best here)")
+	f.StringVar(&o.precision, "precision", kernels.ClassF32, "f32, or bf16 for products of bfloat16")
 	f.IntVar(&o.iters, "iters", iters, "timed iterations")
 	f.IntVar(&o.warmup, "warmup", 1, "iterations before them")
 	f.StringVarP(&o.output, "output", "o", "text", "text or json")
@@ -52,10 +54,13 @@ func (o *computeOptions) open() (kernels.Device, error) {
 	if err := oneOf("-o", o.output, "text", "json"); err != nil {
 		return nil, err
 	}
+	if err := oneOf("--precision", o.precision, kernels.ClassF32, kernels.ClassBF16); err != nil {
+		return nil, err
+	}
 	if o.threads == 0 {
 		o.threads = runtime.GOMAXPROCS(0)
 	}
-	dev, err := kernels.NewCPU(kernels.Config{Threads: o.threads, ISA: o.isa})
+	dev, err := kernels.NewCPU(kernels.Config{Threads: o.threads, ISA: o.isa, Precision: o.precision})
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
@@ -208,7 +213,7 @@ func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq 
 		whole, peaks = append(whole, total), append(peaks, peak)
 	}
 	rep := &stepReport{Model: name, Program: model.Program(), Device: dev.Name(), Batch: batch, Seq: seq, Threads: o.threads,
-		Precision: "f32", Iterations: o.iters, PhasesMS: map[string]float64{}, PeakMemoryBytes: peakMemory()}
+		Precision: o.precision, Iterations: o.iters, PhasesMS: map[string]float64{}, PeakMemoryBytes: peakMemory()}
 	for phase, ns := range phases {
 		rep.PhasesMS[phase] = median(ns) / 1e6
 	}
@@ -232,7 +237,7 @@ func timeStep(dev kernels.Device, model nn.Model, opt *nn.AdamW, b nn.Batch, ste
 		{"update", func() error { _, err := opt.Update(step); return err }},
 	}
 	for _, p := range phases {
-		peak += kernels.PeakGFLOPS(threads, stepPeakTime) / float64(len(phases))
+		peak += kernels.PeakGFLOPS(dev.Class(), threads, stepPeakTime) / float64(len(phases))
 		began := time.Now()
 		if err := p.run(); err != nil {
 			return nil, 0, err

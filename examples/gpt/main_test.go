@@ -96,7 +96,6 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 		"steps":         {[]string{"--steps", "-1"}, "negative"},
 		"rate":          {[]string{"--lr", "0"}, "--lr"},
 		"rate NaN":      {[]string{"--lr", "NaN"}, "--lr"},
-		"bf16":          {[]string{"--precision", "bf16"}, "not in this build"},
 		"precision":     {[]string{"--precision", "fp8"}, "not known"},
 		"cuda":          {[]string{"--device", "cuda"}, "not in this build"},
 		"device":        {[]string{"--device", "tpu"}, "not known"},
