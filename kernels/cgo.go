@@ -2,7 +2,7 @@
 
 package kernels
 
-// #cgo CFLAGS: -std=c11 -O3
+// #cgo CFLAGS: -std=c11
 // #cgo LDFLAGS: -lm
 // #include <stdlib.h>
 // #include "cgo.h"

@@ -118,7 +118,7 @@ func (r *stepReport) summarize(model nn.Model, batch, seq int, whole []int64, pe
 }
 
 func newBenchStepCommand() *cobra.Command {
-	o, model, batch, seq, inJob := &computeOptions{}, "", 0, 0, false
+	o, model, batch, seq, inJob, recompute := &computeOptions{}, "", 0, 0, false, false
 	cmd := &cobra.Command{
 		Use:   "step",
 		Short: "Time training steps of a model on this machine, by phase",
@@ -143,6 +143,9 @@ varies by more than the machinery costs.`,
 			defer dev.Close()
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
+			if inJob && recompute {
+				return usagef("--in-job times the program that trains, which has no --recompute: leave one of them out")
+			}
 			if inJob {
 				rep, err := benchMachinery(ctx, model, batch, seq, o)
 				if err == nil && o.output == "json" {
@@ -152,7 +155,7 @@ varies by more than the machinery costs.`,
 				}
 				return err
 			}
-			rep, err := benchStep(ctx, dev, model, batch, seq, o)
+			rep, err := benchStep(ctx, dev, model, batch, seq, recompute, o)
 			if err != nil {
 				return err
 			}
@@ -171,19 +174,27 @@ varies by more than the machinery costs.`,
 	}
 	o.addFlags(cmd, 10)
 	cmd.Flags().BoolVar(&inJob, "in-job", false, "compare with the same steps in a job of one worker")
+	cmd.Flags().BoolVar(&recompute, "recompute", false, "compute activations twice instead of keeping them; the arithmetic counts once")
 	cmd.Flags().StringVar(&model, "model", "small", strings.Join(nn.GPTNames(), ", "))
 	cmd.Flags().IntVar(&batch, "batch", 4, "rows of a batch")
 	cmd.Flags().IntVar(&seq, "seq", 64, "tokens of a row; 1 for a perceptron")
 	return cmd
 }
 
-func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq int, o *computeOptions) (*stepReport, error) {
+func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq int, recompute bool, o *computeOptions) (*stepReport, error) {
 	model, err := nn.New(dev, name)
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
 	if _, err := nn.MLPByName(name); err == nil {
 		seq = 1
+	}
+	if recompute {
+		gpt, ok := model.(*nn.GPT)
+		if !ok {
+			return nil, usagef("--recompute is for models of the GPT family, which %s is not", name)
+		}
+		gpt.Recompute(true)
 	}
 	model.Init(1)
 	opt, err := nn.NewAdamW(dev, model, nn.Hyper{Schedule: nn.Schedule{Peak: 1e-4}})
