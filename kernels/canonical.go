@@ -75,6 +75,16 @@ import "math"
 //
 // AdamW, with the factors of AdamW.factors: h = g·gscale; m = fma(Beta1, m, (1-Beta1)·h);
 // v = fma(Beta2, v, ((1-Beta2)·h)·h); u = (m·c1) ÷ (√(v·c2) + Eps); u = fma(Decay, p, u); p = fma(-LR, u, p).
+//
+// # Class "bf16"
+//
+// The factors of Linear, LinearBackwardInput and LinearBackward are rounded to bfloat16 before they are multiplied: to
+// nearest even, but a subnormal number to a zero of its sign. The value of a block, which has terms 0 … n-1, is the chain
+// s = +0; s = d(a_1, b_1, s); s = d(a_0, b_0, s); s = d(a_3, b_3, s); s = d(a_2, b_2, s); and so on: pairs in increasing order,
+// the second term of a pair first. When n is odd, a_n and b_n are +0 and take part. d(a,b,c) is a·b+c rounded once, to nearest even
+// and to 24 bits whatever the exponent; if its magnitude is less than 2⁻¹²⁶ then, it becomes a zero of its sign. This is
+// what vdpbf16ps does. Blocks, what is accumulated to and a bias are added as above, without flushing; dbias adds values
+// that were not rounded. All other operations, attention too, are those of class f32.
 const (
 	// Lanes is the number of accumulators in a lane sum.
 	Lanes = 16
@@ -82,8 +92,10 @@ const (
 	BlockK = 256
 	// BlockSum is the number of elements in one block of Sum and SquareSum.
 	BlockSum = 4096
-	// ClassF32 is the numerics class that this arithmetic defines.
+	// ClassF32 is the numerics class that this arithmetic defines, but for its last part.
 	ClassF32 = "f32"
+	// ClassBF16 is the class of products of bfloat16; parameters, gradients and sums stay float32.
+	ClassBF16 = "bf16"
 )
 
 const (

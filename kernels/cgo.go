@@ -2,7 +2,7 @@
 
 package kernels
 
-// #cgo CFLAGS: -std=c11 -O3
+// #cgo CFLAGS: -std=c11
 // #cgo LDFLAGS: -lm
 // #include <stdlib.h>
 // #include "cgo.h"
@@ -58,6 +58,10 @@ package kernels
 // #cgo nocallback farandole_decode_int8
 // #cgo noescape farandole_residual
 // #cgo nocallback farandole_residual
+// #cgo noescape farandole_fma_loop
+// #cgo nocallback farandole_fma_loop
+// #cgo noescape farandole_dot_loop
+// #cgo nocallback farandole_dot_loop
 // #cgo noescape farandole_first_nonfinite
 // #cgo nocallback farandole_first_nonfinite
 import "C"
@@ -70,22 +74,38 @@ import (
 // isas are the instruction sets that C code may have, best first.
 var isas = []string{"avx512", "avx2", "portable"}
 
+// The kinds of matrix product.
+const (
+	productF32   = C.PRODUCT_F32
+	productPairs = C.PRODUCT_PAIRS // of bfloat16, on any machine
+	productDot   = C.PRODUCT_DOT   // the same by an instruction
+)
+
 // native is an engine of C code for one instruction set.
 type native struct {
-	ops *C.farandole_ops
+	ops     *C.farandole_ops
+	product int // the kind of matrix product
 
 	mu   sync.Mutex
 	free [][]float32 // guarded by mu: packing buffers, one per part that ran at the same time
 }
 
-// findNative gives the C code for an instruction set, or nil when this machine has not got it.
-func findNative(isa string) engine {
+// findNative gives the C code for an instruction set and class, or nil when this machine has not got it.
+func findNative(isa, class string) engine {
 	name := C.CString(isa)
 	defer C.free(unsafe.Pointer(name))
-	if ops := C.farandole_find(name); ops != nil {
-		return &native{ops: ops}
+	ops := C.farandole_find(name)
+	if ops == nil {
+		return nil
 	}
-	return nil
+	e := &native{ops: ops, product: productF32}
+	if class == ClassBF16 {
+		e.product = productPairs
+		if C.farandole_has_dot(ops) != 0 {
+			e.product = productDot
+		}
+	}
+	return e
 }
 
 func (e *native) isa() string { return C.GoString(e.ops.name) }
@@ -148,11 +168,13 @@ func (e *native) adamW(p, g, m, v []float32, f *adamWFactors) {
 }
 
 // matmul is not how this engine computes products; see packer.
-func (e *native) matmul(t *matmulTask, i0, i1, j0, j1 int) { reference{}.matmul(t, i0, i1, j0, j1) }
+func (e *native) matmul(t *matmulTask, i0, i1, j0, j1 int) {
+	reference{bf16: e.product != productF32}.matmul(t, i0, i1, j0, j1)
+}
 
 func (e *native) tiling() (rows, columns int) { return int(e.ops.tile_rows), int(e.ops.panel_columns) }
 
-func (t *matmulTask) args() C.matmul_args {
+func (e *native) matmulArgs(t *matmulTask) C.matmul_args {
 	var accumulate C.int
 	if t.accumulate {
 		accumulate = 1
@@ -160,15 +182,16 @@ func (t *matmulTask) args() C.matmul_args {
 	return C.matmul_args{
 		a: ptr(t.a), b: ptr(t.b), bias: ptr(t.bias), c: ptr(t.c), m: C.long(t.m), n: C.long(t.n), k: C.long(t.k),
 		ai: C.long(t.ai), ak: C.long(t.ak), bk: C.long(t.bk), bj: C.long(t.bj), accumulate: accumulate,
+		product: C.int(e.product),
 	}
 }
 
 func (e *native) packRows(t *matmulTask, dst []float32, k0, k1, r0, r1 int) {
-	C.farandole_matmul_pack(e.ops, t.args(), ptr(dst), 1, C.long(k0), C.long(k1), C.long(r0), C.long(r1))
+	C.farandole_matmul_pack(e.ops, e.matmulArgs(t), ptr(dst), 1, C.long(k0), C.long(k1), C.long(r0), C.long(r1))
 }
 
 func (e *native) packColumns(t *matmulTask, dst []float32, k0, k1, p0, p1 int) {
-	C.farandole_matmul_pack(e.ops, t.args(), ptr(dst), 0, C.long(k0), C.long(k1), C.long(p0), C.long(p1))
+	C.farandole_matmul_pack(e.ops, e.matmulArgs(t), ptr(dst), 0, C.long(k0), C.long(k1), C.long(p0), C.long(p1))
 }
 
 func (e *native) matmulRows(t *matmulTask, packed []float32, k0, k1, r0, r1, soon int) {
@@ -183,7 +206,7 @@ func (e *native) matmulColumns(t *matmulTask, packed []float32, k0, k1, p0, p1, 
 func (e *native) compute(t *matmulTask, packed []float32, rows C.int, length, k0, k1, u0, u1, soon int) {
 	work := e.borrow(length * BlockK)
 	defer e.giveBack(work)
-	C.farandole_matmul(e.ops, t.args(), ptr(packed), ptr(work), rows, C.long(k0), C.long(k1), C.long(u0), C.long(u1), C.long(soon))
+	C.farandole_matmul(e.ops, e.matmulArgs(t), ptr(packed), ptr(work), rows, C.long(k0), C.long(k1), C.long(u0), C.long(u1), C.long(soon))
 }
 
 func (e *native) columnSums(t *columnSumsTask, j0, j1 int) {
@@ -250,8 +273,13 @@ func (e *native) firstNonFinite(x []float32) int {
 	return int(C.farandole_first_nonfinite(e.ops, ptr(x), C.long(len(x))))
 }
 
-// fmaLoop does about the given number of floating-point operations in registers and returns how many it did.
+// fmaLoop does about the given number of floating-point operations of a product in registers and returns how many it did.
 func (e *native) fmaLoop(flops int64) int64 {
+	if e.product != productF32 {
+		rounds := flops/int64(e.ops.dot_flops) + 1
+		C.farandole_dot_loop(e.ops, C.int(e.product), C.long(rounds), 0.5)
+		return rounds * int64(e.ops.dot_flops)
+	}
 	rounds := flops/int64(e.ops.fma_flops) + 1
 	C.farandole_fma_loop(e.ops, C.long(rounds), 0.5)
 	return rounds * int64(e.ops.fma_flops)

@@ -104,4 +104,7 @@ static inline void farandole_residual(const farandole_ops* o, float* x, const fl
 static inline long farandole_first_nonfinite(const farandole_ops* o, const float* x, long n) {
   return o->first_nonfinite(x, n);
 }
+static inline float farandole_dot_loop(const farandole_ops* o, int product, long rounds, float x) {
+  return o->dot_loop(product, rounds, x);
+}
 static inline float farandole_fma_loop(const farandole_ops* o, long rounds, float x) { return o->fma_loop(rounds, x); }

@@ -7,17 +7,25 @@ func CutFinely(d Device) { d.(*hostDevice).minPartWork, d.(*hostDevice).sharedFl
 // RunOn is Run on one instruction set, with streaming stores or without.
 func (r *Reduction) RunOn(isa string, stream bool, dsts, srcs [][]byte) {
 	if r.check(dsts, srcs) > 0 {
-		newEngine(isa).reduce(r, dsts, srcs, stream)
+		newEngine(isa, ClassF32).reduce(r, dsts, srcs, stream)
 	}
 }
 
 func Reduce2On(isa string, stream bool, t DType, op RedOp, dst, a, b []byte) {
-	newEngine(isa).reduce2(t, op, dst, a, b, stream)
+	newEngine(isa, ClassF32).reduce2(t, op, dst, a, b, stream)
 }
 
-func EncodeBF16On(isa string, dst []byte, src []float32) { newEngine(isa).encodeBF16(dst, src) }
-func DecodeBF16On(isa string, dst []float32, src []byte) { newEngine(isa).decodeBF16(dst, src) }
+func EncodeBF16On(isa string, dst []byte, src []float32) {
+	newEngine(isa, ClassF32).encodeBF16(dst, src)
+}
+func DecodeBF16On(isa string, dst []float32, src []byte) {
+	newEngine(isa, ClassF32).decodeBF16(dst, src)
+}
 
-func EncodeInt8On(isa string, dst []byte, src []float32) { newEngine(isa).encodeInt8(dst, src) }
-func DecodeInt8On(isa string, dst []float32, src []byte) { newEngine(isa).decodeInt8(dst, src) }
-func ResidualOn(isa string, x, sent []float32)           { newEngine(isa).residual(x, sent) }
+func EncodeInt8On(isa string, dst []byte, src []float32) {
+	newEngine(isa, ClassF32).encodeInt8(dst, src)
+}
+func DecodeInt8On(isa string, dst []float32, src []byte) {
+	newEngine(isa, ClassF32).decodeInt8(dst, src)
+}
+func ResidualOn(isa string, x, sent []float32) { newEngine(isa, ClassF32).residual(x, sent) }

@@ -10,13 +10,14 @@ import (
 // NewReference gives the canonical arithmetic as plain Go on one thread: slow, and by definition right.
 // Its operations have ended when they return, Sync and Close do nothing, Host gives the memory itself.
 func NewReference() Device {
-	return newHostDevice("reference go", reference{}, &pool{threads: 1})
+	return newHostDevice("reference go", ClassF32, reference{}, &pool{threads: 1})
 }
 
 // hostDevice is a Device on ordinary memory. It checks shapes, cuts operations into parts and
 // has an engine compute them on a pool.
 type hostDevice struct {
 	name   string
+	class  string
 	engine engine
 	pool   *pool
 	tasks  tasks
@@ -24,12 +25,12 @@ type hostDevice struct {
 	minPartWork, sharedFloats int
 }
 
-func newHostDevice(name string, e engine, p *pool) *hostDevice {
-	return &hostDevice{name: name, engine: e, pool: p, minPartWork: minPartWork, sharedFloats: sharedFloats}
+func newHostDevice(name, class string, e engine, p *pool) *hostDevice {
+	return &hostDevice{name: name, class: class, engine: e, pool: p, minPartWork: minPartWork, sharedFloats: sharedFloats}
 }
 
 func (d *hostDevice) Name() string  { return d.name }
-func (d *hostDevice) Class() string { return ClassF32 }
+func (d *hostDevice) Class() string { return d.class }
 func (d *hostDevice) Sync() error   { return nil }
 
 // Close ends the device's goroutines. Buffers stay readable through Host.

@@ -5,6 +5,7 @@
 #define AR 8   // rows of an attention tile, a divisor of BLOCK_K
 #define AV 2   // vectors in a row of an attention tile
 #define TW 16  // side of a transposed square
+#define LANES_DOT
 
 typedef __m512 vf;
 
@@ -100,10 +101,23 @@ static inline void vf_store_f16(uint16_t* p, vf a) {
 static inline void vf_stream(float* p, vf a) { _mm512_stream_ps(p, a); }
 static inline void stream_end(void) { _mm_sfence(); }
 
-static inline void transpose(float* restrict d, long dd, const float* restrict s, long ld, int rows) {
-  __m512 r[16], t[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) r[i] = i < rows ? _mm512_loadu_ps(s + i * ld) : _mm512_setzero_ps();
+// Two factors of a pair are added one after the other, the odd one first, between flush_begin and flush_end.
+static inline vf vf_dot(vf y, vf x, vf acc) {
+  return vf_fma(vf_low(y), vf_low(x), vf_fma(vf_high(y), vf_high(x), acc));
+}
+enum { FLUSH_SUBNORMALS = 0x8040 };
+static inline unsigned flush_begin(void) {
+  unsigned before = _mm_getcsr();
+  _mm_setcsr(before | FLUSH_SUBNORMALS);
+  return before;
+}
+static inline void flush_end(unsigned before) { _mm_setcsr(before); }
+// VF_PIN keeps arithmetic on its side of a change of mode.
+#define VF_PIN(x) __asm__ volatile("" : "+v"(x))
+
+// transpose_registers turns sixteen vectors into their columns.
+static inline void transpose_registers(vf r[16]) {
+  __m512 t[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
@@ -131,5 +145,14 @@ static inline void transpose(float* restrict d, long dd, const float* restrict s
     t[12 + c] = _mm512_shuffle_f32x4(e, f, 0xdd);
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) _mm512_storeu_ps(d + i * dd, t[i]);
+  for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+static inline void transpose(float* restrict d, long dd, const float* restrict s, long ld, int rows) {
+  __m512 r[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) r[i] = i < rows ? _mm512_loadu_ps(s + i * ld) : _mm512_setzero_ps();
+  transpose_registers(r);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) _mm512_storeu_ps(d + i * dd, r[i]);
 }

@@ -157,6 +157,29 @@ static inline void vf_store_f16(uint16_t* p, vf a) {
 static inline void vf_stream(float* p, vf a) { vf_store(p, a); }
 static inline void stream_end(void) {}
 
+// flushes says whether x·y + s, rounded to 24 bits whatever its exponent, is less than the least normal number, where its value
+// in binary32 is r. x, y and s are zero or normal. Only rounding to a subnormal number's bits could make r normal.
+static inline int flushes(float x, float y, float s, float r) {
+  const double least = 0x1p-126, limit = 0x1p-126 - 0x1p-151;
+  if (fabs((double)r) != least) return fabs((double)r) < least;
+  double p = (double)x * y, c = s, t = p + c, q = t - c, e = (p - q) + (c - (t - q));
+  return fabs(t) < limit || (fabs(t) == limit && e != 0 && (e < 0) == (t > 0));
+}
+static inline float fma_flushed(float x, float y, float s) {
+  float r = fma1(x, y, s);
+  return flushes(x, y, s, r) ? float_of(bits_of(r) & 0x80000000u) : r;
+}
+static inline float dot1(float y, float x, float s) {
+  uint32_t a = bits_of(y), b = bits_of(x);
+  s = fma_flushed(float_of(a & 0xffff0000u), float_of(b & 0xffff0000u), s);
+  return fma_flushed(float_of(a << 16), float_of(b << 16), s);
+}
+// Two factors of a pair are added one after the other, the odd one first, between flush_begin and flush_end.
+static inline vf vf_dot(vf y, vf x, vf acc) { EACH(dot1(y.v[i], x.v[i], acc.v[i])); }
+static inline unsigned flush_begin(void) { return 0; }
+static inline void flush_end(unsigned before) { (void)before; }
+#define VF_PIN(x) (void)0
+
 // d[k·dd + i] = s[i·ld + k] for i, k < TW; rows from rows on count as zeros and are not read.
 static inline void transpose(float* restrict d, long dd, const float* restrict s, long ld, int rows) {
   for (int k = 0; k < TW; k++) {

@@ -10,11 +10,14 @@ typedef struct {
   float lr, beta1, beta2, eps, decay, rest1, rest2, c1, c2, gscale;
 } adamw_factors;
 
+// The kinds of matrix product: of float32; of pairs of bfloat16, with two fused multiply-adds for a pair or with vdpbf16ps.
+enum { PRODUCT_F32, PRODUCT_PAIRS, PRODUCT_DOT };
+
 typedef struct {
   const float *a, *b, *bias;
   float* c;
   long m, n, k, ai, ak, bk, bj;
-  int accumulate;
+  int accumulate, product;
 } matmul_args;
 
 typedef struct {
@@ -89,9 +92,15 @@ typedef struct {
   // fma_loop does rounds times fma_flops floating-point operations in registers and returns what depends on them.
   float (*fma_loop)(long rounds, float x);
   long fma_flops;
+  // dot_loop is the same for the chains of PRODUCT_PAIRS or PRODUCT_DOT.
+  float (*dot_loop)(int product, long rounds, float x);
+  long dot_flops;
 } farandole_ops;
 
 // farandole_find gives the operations for "avx512", "avx2" or "portable", or NULL when this machine or build has not got them.
 const farandole_ops* farandole_find(const char* isa);
+
+// farandole_has_dot says whether these operations, on this machine, know PRODUCT_DOT.
+int farandole_has_dot(const farandole_ops* ops);
 
 #endif

@@ -1,5 +1,8 @@
 // The operations in terms of lanes, for one instruction set: include a lanes_*.h first.
 
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+
 #include "ops_elements.h"
 #include "ops_rows.h"
 #include "ops_matmul.h"
@@ -9,8 +12,6 @@
 #include "ops_reduce.h"
 #include "ops_quantize.h"
 
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
 #define STRING_(a) #a
 #define STRING(a) STRING_(a)
 
@@ -47,6 +48,8 @@ const farandole_ops JOIN(farandole_ops_, ISA) = {
     .decode_int8 = op_decode_int8,
     .residual = op_residual,
     .first_nonfinite = op_first_nonfinite,
+    .dot_loop = op_dot_loop,
+    .dot_flops = 4L * 16 * FMA_CHAINS,
     .fma_loop = op_fma_loop,
     .fma_flops = 2L * 16 * FMA_CHAINS,
 };

@@ -23,3 +23,12 @@ const farandole_ops* farandole_find(const char* isa) {
   if (strcmp(isa, "portable") == 0) return &farandole_ops_portable;
   return 0;
 }
+
+int farandole_has_dot(const farandole_ops* ops) {
+#if defined(__x86_64__)
+  return ops == &farandole_ops_avx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  (void)ops;
+  return 0;
+#endif
+}

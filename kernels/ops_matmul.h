@@ -92,89 +92,37 @@ static inline void ahead_next(ahead* h) {
 // What a tile does with its chains.
 enum { TILE_SET, TILE_ADD };
 
-// One block of a tile of mr rows and NV vectors: c = or += the chains over kc packed values, then + bias.
-// cols says how many columns of the tile exist.
-static inline __attribute__((always_inline)) void tile(const int mr, const float* restrict a, const float* restrict b,
-                                                       long kc, float* restrict c, long ldc, long cols, int mode,
-                                                       const float* bias, ahead* next) {
-  vf acc[MR][NV];
-#pragma GCC unroll 16
-  for (int i = 0; i < mr; i++) {
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) acc[i][v] = vf_set1(0.0f);
-  }
-  // The tile of c arrives while the chains are computed.
-#pragma GCC unroll 16
-  for (int i = 0; i < mr; i++) {
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) __builtin_prefetch(c + i * ldc + 16 * v, 1);
-  }
-#define CHAIN_STEP                                                    \
-  vf x[NV];                                                           \
-  _Pragma("GCC unroll 4") for (int v = 0; v < NV; v++) x[v] = vf_load(b + 16 * v); \
-  _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {             \
-    vf y = vf_set1(a[i]);                                             \
-    _Pragma("GCC unroll 4") for (int v = 0; v < NV; v++) acc[i][v] = vf_fma(y, x[v], acc[i][v]); \
-  }                                                                   \
-  a += mr;                                                            \
-  b += PANEL
-  // gcc would keep the addresses of all rows in registers, vector registers too, that the loop needs: it shall forget them.
-  // For the same reason the loop is not unrolled.
-  __asm__("" : "+r"(c), "+r"(ldc));
-  for (long k = 0; k < kc;) {
-    ahead_next(next);
-    const long stop = min_long(kc, k + AHEAD_STEP);
-#pragma GCC unroll 1
-    for (; k < stop; k++) {
-      CHAIN_STEP;
-    }
-  }
-#undef CHAIN_STEP
-  __asm__("" : "+r"(c), "+r"(ldc));
-  // The accumulators stay in registers only when every index is a constant.
-#pragma GCC unroll 16
-  for (int i = 0; i < mr; i++) {
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) {
-      float* p = c + i * ldc + 16 * v;
-      long w = cols - 16 * v;
-      vf s = acc[i][v];
-      if (w >= 16) {
-        if (mode == TILE_ADD) s = vf_add(vf_load(p), s);
-        if (bias) s = vf_add(s, vf_load(bias + 16 * v));
-        vf_store(p, s);
-      } else if (w > 0) {
-        if (mode == TILE_ADD) s = vf_add(vf_loadn(p, w), s);
-        if (bias) s = vf_add(s, vf_loadn(bias + 16 * v, w));
-        vf_storen(p, s, w);
-      }
-    }
-  }
-}
-
 typedef void (*tile_fn)(const float*, const float*, long, float*, long, long, int, const float*, ahead*);
 
-#define TILE(mr)                                                                                              \
-  static void tile_##mr(const float* a, const float* b, long kc, float* c, long ldc, long cols, int mode,     \
-                        const float* bias, ahead* next) {                                                     \
-    tile(mr, a, b, kc, c, ldc, cols, mode, bias, next);                                                       \
-  }
-TILE(1) TILE(2) TILE(3) TILE(4)
-#if MR > 4
-TILE(5) TILE(6)
-#endif
-#if MR > 6
-TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
-#endif
+#define TILE_OF(name) JOIN(name##_, TILE_KIND)
 
-static const tile_fn tiles[MR + 1] = {0, tile_1, tile_2, tile_3, tile_4,
-#if MR > 4
-                                      tile_5, tile_6,
-#endif
-#if MR > 6
-                                      tile_7, tile_8, tile_9, tile_10, tile_11, tile_12, tile_13, tile_14
+#define TILE_KIND f32
+#define TILE_CHAIN(y, x, acc) vf_fma(y, x, acc)
+#define TILE_BEGIN
+#define TILE_END
+#define TILE_PIN(x)
+#include "ops_matmul_tile.h"
+
+#include "ops_matmul_bf16.h"
+
+// product is one kind of matrix product: how it packs, and what it computes with what is packed.
+typedef struct {
+  const tile_fn* tiles;
+  void (*pack_tile)(float*, const float*, long ri, long rk, long rows, long n);
+  void (*pack_panel)(float*, const float*, long ri, long rk, long rows, long width, long n);
+  long terms;  // in one packed value
+} product;
+
+static const product products[] = {
+    [PRODUCT_F32] = {tiles_f32, pack_tile, pack_panel, 1},
+    [PRODUCT_PAIRS] = {tiles_pairs, pack_tile_pairs, pack_pairs, 2},
+#ifdef LANES_DOT
+    [PRODUCT_DOT] = {tiles_dot, dot_pack_tile_pairs, dot_pack_pairs, 2},
 #endif
 };
+
+// depth is how many packed values hold kc terms.
+static inline long depth(const product* f, long kc) { return (kc + f->terms - 1) / f->terms; }
 
 // The row where tile r of m rows begins.
 static inline long tile_row(long m, long r) { return m * r / ((m + MR - 1) / MR); }
@@ -182,41 +130,45 @@ static inline long tile_row(long m, long r) { return m * r / ((m + MR - 1) / MR)
 static inline long whole_panels(long n) { return (n + PANEL - 1) / PANEL * PANEL; }
 
 static void op_matmul_pack_rows(const matmul_args* t, float* dst, long k0, long k1, long r0, long r1) {
+  const product* f = &products[t->product];
   for (long k = k0; k < k1; k += BLOCK_K) {
     long kc = min_long(BLOCK_K, k1 - k);
     for (long r = r0; r < r1; r++) {
       long i = tile_row(t->m, r);
-      pack_tile(dst + i * kc, t->a + i * t->ai + k * t->ak, t->ai, t->ak, tile_row(t->m, r + 1) - i, kc);
+      f->pack_tile(dst + i * depth(f, kc), t->a + i * t->ai + k * t->ak, t->ai, t->ak, tile_row(t->m, r + 1) - i, kc);
     }
-    dst += t->m * kc;
+    dst += t->m * depth(f, kc);
   }
 }
 
 static void op_matmul_pack_columns(const matmul_args* t, float* dst, long k0, long k1, long p0, long p1) {
+  const product* f = &products[t->product];
   for (long k = k0; k < k1; k += BLOCK_K) {
     long kc = min_long(BLOCK_K, k1 - k);
     for (long j = p0 * PANEL; j < min_long(p1 * PANEL, t->n); j += PANEL) {
-      pack_panel(dst + j * kc, t->b + j * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, t->n - j), PANEL, kc);
+      f->pack_panel(dst + j * depth(f, kc), t->b + j * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, t->n - j), PANEL, kc);
     }
-    dst += whole_panels(t->n) * kc;
+    dst += whole_panels(t->n) * depth(f, kc);
   }
 }
 
 // block says where one block of k goes, and what it does to c.
 typedef struct {
-  long k, kc;
+  const product* f;
+  long k, kc, depth;
   int mode;
   const float* bias;
 } block;
 
 static inline block block_at(const matmul_args* t, long k, long k1) {
   long kc = min_long(BLOCK_K, k1 - k);
-  return (block){k, kc, k > 0 || t->accumulate ? TILE_ADD : TILE_SET, k + kc == t->k ? t->bias : 0};
+  const product* f = &products[t->product];
+  return (block){f, k, kc, depth(f, kc), k > 0 || t->accumulate ? TILE_ADD : TILE_SET, k + kc == t->k ? t->bias : 0};
 }
 
 static inline void block_tile(const matmul_args* t, const block* b, const float* a, const float* panel, long i, long rows,
                               long j, ahead* next) {
-  tiles[rows](a, panel, b->kc, t->c + i * t->n + j, t->n, min_long(PANEL, t->n - j), b->mode, b->bias ? b->bias + j : 0,
+  b->f->tiles[rows](a, panel, b->depth, t->c + i * t->n + j, t->n, min_long(PANEL, t->n - j), b->mode, b->bias ? b->bias + j : 0,
               next);
 }
 
@@ -227,7 +179,7 @@ static void op_matmul_columns(const matmul_args* t, const float* packed, float* 
   for (long k = k0; k < k1; k += BLOCK_K) {
     block b = block_at(t, k, k1);
     for (long j = j0; j < j1; j += PANEL) {
-      pack_panel(work + (j - j0) * b.kc, t->b + j * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, t->n - j), PANEL, b.kc);
+      b.f->pack_panel(work + (j - j0) * b.depth, t->b + j * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, t->n - j), PANEL, b.kc);
     }
     ahead next = {0};
     if (k + b.kc < k1) {
@@ -239,10 +191,10 @@ static void op_matmul_columns(const matmul_args* t, const float* packed, float* 
     for (long r = 0; r < count; r++) {
       long i = tile_row(t->m, r), rows = tile_row(t->m, r + 1) - i;
       for (long j = j0; j < j1; j += PANEL) {
-        block_tile(t, &b, packed + i * b.kc, work + (j - j0) * b.kc, i, rows, j, &next);
+        block_tile(t, &b, packed + i * b.depth, work + (j - j0) * b.depth, i, rows, j, &next);
       }
     }
-    packed += t->m * b.kc;
+    packed += t->m * b.depth;
   }
 }
 
@@ -254,7 +206,7 @@ static void op_matmul_rows(const matmul_args* t, const float* packed, float* wor
     block b = block_at(t, k, k1);
     for (long r = r0; r < r1; r++) {
       long i = tile_row(t->m, r);
-      pack_tile(work + (i - i0) * b.kc, t->a + i * t->ai + k * t->ak, t->ai, t->ak, tile_row(t->m, r + 1) - i, b.kc);
+      b.f->pack_tile(work + (i - i0) * b.depth, t->a + i * t->ai + k * t->ak, t->ai, t->ak, tile_row(t->m, r + 1) - i, b.kc);
     }
     ahead next = {0};
     if (k + b.kc < k1) {
@@ -266,9 +218,9 @@ static void op_matmul_rows(const matmul_args* t, const float* packed, float* wor
     for (long j = 0; j < t->n; j += PANEL) {
       for (long r = r0; r < r1; r++) {
         long i = tile_row(t->m, r);
-        block_tile(t, &b, work + (i - i0) * b.kc, packed + j * b.kc, i, tile_row(t->m, r + 1) - i, j, &next);
+        block_tile(t, &b, work + (i - i0) * b.depth, packed + j * b.depth, i, tile_row(t->m, r + 1) - i, j, &next);
       }
     }
-    packed += whole_panels(t->n) * b.kc;
+    packed += whole_panels(t->n) * b.depth;
   }
 }

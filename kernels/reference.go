@@ -7,7 +7,7 @@ import (
 
 // reference is the canonical arithmetic as plain Go: the definition and the oracle, not fast.
 // Products that feed a sum are converted to float32 explicitly, because Go may otherwise fuse them.
-type reference struct{}
+type reference struct{ bf16 bool } // bf16: products of class bf16
 
 func (reference) add(dst, a, b []float32) {
 	for i := range dst {
@@ -92,16 +92,21 @@ func product(a []float32, as int, b []float32, bs, k0, k1 int) float32 {
 	return c
 }
 
-func (reference) matmul(t *matmulTask, i0, i1, j0, j1 int) {
+func (r reference) matmul(t *matmulTask, i0, i1, j0, j1 int) {
+	chain := chain
+	if r.bf16 {
+		chain = chainBF16
+	}
 	for i := i0; i < i1; i++ {
 		for j := j0; j < j1; j++ {
 			a, b, c := t.a[i*t.ai:], t.b[j*t.bj:], &t.c[i*t.n+j]
-			if t.accumulate {
-				for k := 0; k < t.k; k += BlockK {
-					*c += chain(a[k*t.ak:], t.ak, b[k*t.bk:], t.bk, min(BlockK, t.k-k))
+			for k := 0; k < t.k; k += BlockK {
+				s := chain(a[k*t.ak:], t.ak, b[k*t.bk:], t.bk, min(BlockK, t.k-k))
+				if k == 0 && !t.accumulate {
+					*c = s
+				} else {
+					*c += s
 				}
-			} else {
-				*c = product(a, t.ak, b, t.bk, 0, t.k)
 			}
 			if t.bias != nil {
 				*c += t.bias[j]

@@ -26,6 +26,7 @@ const triadRounds = 8
 type computeOptions struct {
 	threads       int
 	isa           string
+	precision     string
 	iters, warmup int
 	output        string
 }
@@ -34,6 +35,7 @@ func (o *computeOptions) addFlags(cmd *cobra.Command, iters int) {
 	f := cmd.Flags()
 	f.IntVar(&o.threads, "threads", 0, "threads (0: one per core)")
 	f.StringVar(&o.isa, "isa", "", "instruction set: "+strings.Join(kernels.ISAs(), ", ")+" (default: the best here)")
+	f.StringVar(&o.precision, "precision", kernels.ClassF32, "f32, or bf16 for products of bfloat16")
 	f.IntVar(&o.iters, "iters", iters, "timed iterations")
 	f.IntVar(&o.warmup, "warmup", 1, "iterations before them")
 	f.StringVarP(&o.output, "output", "o", "text", "text or json")
@@ -52,10 +54,13 @@ func (o *computeOptions) open() (kernels.Device, error) {
 	if err := oneOf("-o", o.output, "text", "json"); err != nil {
 		return nil, err
 	}
+	if err := oneOf("--precision", o.precision, kernels.ClassF32, kernels.ClassBF16); err != nil {
+		return nil, err
+	}
 	if o.threads == 0 {
 		o.threads = runtime.GOMAXPROCS(0)
 	}
-	dev, err := kernels.NewCPU(kernels.Config{Threads: o.threads, ISA: o.isa})
+	dev, err := kernels.NewCPU(kernels.Config{Threads: o.threads, ISA: o.isa, Precision: o.precision})
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
@@ -113,7 +118,7 @@ func (r *stepReport) summarize(model nn.Model, batch, seq int, whole []int64, pe
 }
 
 func newBenchStepCommand() *cobra.Command {
-	o, model, batch, seq, inJob := &computeOptions{}, "", 0, 0, false
+	o, model, batch, seq, inJob, recompute := &computeOptions{}, "", 0, 0, false, false
 	cmd := &cobra.Command{
 		Use:   "step",
 		Short: "Time training steps of a model on this machine, by phase",
@@ -138,6 +143,9 @@ varies by more than the machinery costs.`,
 			defer dev.Close()
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
+			if inJob && recompute {
+				return usagef("--in-job times the program that trains, which has no --recompute: leave one of them out")
+			}
 			if inJob {
 				rep, err := benchMachinery(ctx, model, batch, seq, o)
 				if err == nil && o.output == "json" {
@@ -147,7 +155,7 @@ varies by more than the machinery costs.`,
 				}
 				return err
 			}
-			rep, err := benchStep(ctx, dev, model, batch, seq, o)
+			rep, err := benchStep(ctx, dev, model, batch, seq, recompute, o)
 			if err != nil {
 				return err
 			}
@@ -166,19 +174,27 @@ varies by more than the machinery costs.`,
 	}
 	o.addFlags(cmd, 10)
 	cmd.Flags().BoolVar(&inJob, "in-job", false, "compare with the same steps in a job of one worker")
+	cmd.Flags().BoolVar(&recompute, "recompute", false, "compute activations twice instead of keeping them; the arithmetic counts once")
 	cmd.Flags().StringVar(&model, "model", "small", strings.Join(nn.GPTNames(), ", "))
 	cmd.Flags().IntVar(&batch, "batch", 4, "rows of a batch")
 	cmd.Flags().IntVar(&seq, "seq", 64, "tokens of a row; 1 for a perceptron")
 	return cmd
 }
 
-func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq int, o *computeOptions) (*stepReport, error) {
+func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq int, recompute bool, o *computeOptions) (*stepReport, error) {
 	model, err := nn.New(dev, name)
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
 	if _, err := nn.MLPByName(name); err == nil {
 		seq = 1
+	}
+	if recompute {
+		gpt, ok := model.(*nn.GPT)
+		if !ok {
+			return nil, usagef("--recompute is for models of the GPT family, which %s is not", name)
+		}
+		gpt.Recompute(true)
 	}
 	model.Init(1)
 	opt, err := nn.NewAdamW(dev, model, nn.Hyper{Schedule: nn.Schedule{Peak: 1e-4}})
@@ -208,7 +224,7 @@ func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq 
 		whole, peaks = append(whole, total), append(peaks, peak)
 	}
 	rep := &stepReport{Model: name, Program: model.Program(), Device: dev.Name(), Batch: batch, Seq: seq, Threads: o.threads,
-		Precision: "f32", Iterations: o.iters, PhasesMS: map[string]float64{}, PeakMemoryBytes: peakMemory()}
+		Precision: o.precision, Iterations: o.iters, PhasesMS: map[string]float64{}, PeakMemoryBytes: peakMemory()}
 	for phase, ns := range phases {
 		rep.PhasesMS[phase] = median(ns) / 1e6
 	}
@@ -232,7 +248,7 @@ func timeStep(dev kernels.Device, model nn.Model, opt *nn.AdamW, b nn.Batch, ste
 		{"update", func() error { _, err := opt.Update(step); return err }},
 	}
 	for _, p := range phases {
-		peak += kernels.PeakGFLOPS(threads, stepPeakTime) / float64(len(phases))
+		peak += kernels.PeakGFLOPS(dev.Class(), threads, stepPeakTime) / float64(len(phases))
 		began := time.Now()
 		if err := p.run(); err != nil {
 			return nil, 0, err

@@ -144,7 +144,7 @@ func benchGEMM(ctx context.Context, dev kernels.Device, m, n, k int, o *computeO
 	if err != nil {
 		return nil, failf("%w", err)
 	}
-	rep := &gemmReport{M: m, N: n, K: k, Threads: o.threads, Precision: "f32", Device: dev.Name(), Iterations: o.iters}
+	rep := &gemmReport{M: m, N: n, K: k, Threads: o.threads, Precision: o.precision, Device: dev.Name(), Iterations: o.iters}
 	flops := 2 * float64(m) * float64(n) * float64(k)
 	for _, l := range []struct {
 		name  string
@@ -174,7 +174,7 @@ func timeLayout(ctx context.Context, dev kernels.Device, flops float64, call fun
 		if ctx.Err() != nil {
 			return l, &exitError{exitInterrupted, fmt.Errorf("interrupted")}
 		}
-		peak := kernels.PeakGFLOPS(o.threads, gemmPeakTime)
+		peak := kernels.PeakGFLOPS(dev.Class(), o.threads, gemmPeakTime)
 		began := time.Now()
 		call()
 		if err := dev.Sync(); err != nil {
@@ -196,7 +196,10 @@ func timeLayout(ctx context.Context, dev kernels.Device, flops float64, call fun
 // check compares the last rows of out with the reference: edges are where kernels err.
 func (r *gemmReport) check(dev kernels.Device, out kernels.Buffer, x, w []float32) error {
 	rows := min(r.M, checkedRows)
-	ref := kernels.NewReference()
+	ref, err := kernels.NewCPU(kernels.Config{ISA: "go", Threads: 1, Precision: dev.Class()})
+	if err != nil {
+		return failf("%w", err)
+	}
 	defer ref.Close()
 	dx, dw, want, err := gemmBuffers(ref, x[(r.M-rows)*r.K:], w, rows*r.N)
 	if err != nil {

@@ -25,7 +25,7 @@ type trainer struct {
 	fit.Program
 	seq               int
 	tokenizer, prompt string
-	sample            bool
+	sample, recompute bool
 
 	config nn.GPTConfig
 	text   *data.Text
@@ -40,6 +40,7 @@ func parse(args []string) *trainer {
 	f.IntVar(&t.seq, "seq", 64, "tokens of a sequence")
 	f.StringVar(&t.tokenizer, "tokenizer", "", "bytes or gpt2; default: gpt2 for the published sizes of GPT-2, else bytes")
 	f.BoolVar(&t.sample, "sample", false, "print generated text at the end; with --steps 0 --load only that")
+	f.BoolVar(&t.recompute, "recompute", false, "compute activations twice instead of keeping them: less memory, the same bits, about a third more work")
 	f.StringVar(&t.prompt, "prompt", "The ", "beginning of the generated text")
 	t.Parse(f, args, t.check)
 	return t
@@ -78,6 +79,7 @@ func (t *trainer) Setup(ctx context.Context, s *worker.Session) (err error) {
 	if t.model, err = nn.NewGPT(t.Dev, t.config); err != nil {
 		return err
 	}
+	t.model.Recompute(t.recompute)
 	t.batch.Tokens = make([]int32, t.LargestShard()*t.seq)
 	t.batch.Targets = make([]int32, t.LargestShard()*t.seq)
 	return t.Attach(ctx, s, t.model, nn.Hyper{}, 0.1, t.text.Name(), int64(t.seq))

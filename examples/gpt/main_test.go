@@ -59,6 +59,9 @@ func TestThreadsDoNotChangeTheWeights(t *testing.T) {
 	three, _, err := train(t, worker.Config{}, "--data", path, "--steps", "3", "--shards", "3", "--threads", "3")
 	require.NoError(t, err)
 	require.Equal(t, one, three)
+	recomputed, _, err := train(t, worker.Config{}, "--data", path, "--steps", "3", "--shards", "3", "--recompute")
+	require.NoError(t, err)
+	require.Equal(t, one, recomputed)
 	other, _, err := train(t, worker.Config{}, "--data", path, "--steps", "3", "--shards", "3", "--seed", "2")
 	require.NoError(t, err)
 	require.NotEqual(t, one, other)
@@ -80,6 +83,29 @@ func TestLoadPrintsFromACheckpoint(t *testing.T) {
 	require.ErrorAs(t, err, &usage)
 }
 
+func TestBF16IsAClassOfItsOwn(t *testing.T) {
+	path, dir := text(t), t.TempDir()
+	bf16 := []string{"--data", path, "--steps", "4", "--shards", "3", "--precision", "bf16"}
+	one, _, err := train(t, worker.Config{}, append(bf16, "--threads", "1")...)
+	require.NoError(t, err)
+	three, _, err := train(t, worker.Config{CheckpointDir: dir}, append(bf16, "--threads", "3")...)
+	require.NoError(t, err)
+	require.Equal(t, one, three)
+	f32, _, err := train(t, worker.Config{}, "--data", path, "--steps", "4", "--shards", "3")
+	require.NoError(t, err)
+	require.NotEqual(t, f32, one)
+
+	again, _, err := train(t, worker.Config{CheckpointDir: dir}, bf16...)
+	require.NoError(t, err)
+	require.Equal(t, one, again)
+	var usage *worker.UsageError
+	_, _, err = train(t, worker.Config{CheckpointDir: dir}, "--data", path, "--steps", "4", "--shards", "3")
+	require.ErrorAs(t, err, &usage)
+	require.Contains(t, usage.Reason, "numerics class bf16")
+	require.Contains(t, usage.Reason, "numerics class f32")
+	require.NotContains(t, usage.Reason, "\n")
+}
+
 func TestMistakesAreUsageErrors(t *testing.T) {
 	path := text(t)
 	for name, c := range map[string]struct {
@@ -96,7 +122,6 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 		"steps":         {[]string{"--steps", "-1"}, "negative"},
 		"rate":          {[]string{"--lr", "0"}, "--lr"},
 		"rate NaN":      {[]string{"--lr", "NaN"}, "--lr"},
-		"bf16":          {[]string{"--precision", "bf16"}, "not in this build"},
 		"precision":     {[]string{"--precision", "fp8"}, "not known"},
 		"cuda":          {[]string{"--device", "cuda"}, "not in this build"},
 		"device":        {[]string{"--device", "tpu"}, "not known"},

@@ -60,7 +60,6 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 		"model":        {[]string{"--model", "tiny"}, "mlp-wide"},
 		"steps":        {[]string{"--steps", "-1"}, "negative"},
 		"rate":         {[]string{"--lr", "-1"}, "--lr"},
-		"bf16":         {[]string{"--precision", "bf16"}, "not in this build"},
 		"precision":    {[]string{"--precision", "fp8"}, "not known"},
 		"cuda":         {[]string{"--device", "cuda"}, "not in this build"},
 		"device":       {[]string{"--device", "tpu"}, "not known"},

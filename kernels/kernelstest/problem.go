@@ -23,6 +23,8 @@ type Problem struct {
 	Call func(d kernels.Device, b []kernels.Buffer, ids kernels.Ints)
 	// Want gives the results for the values that the buffers had before, one slice for each buffer that changes.
 	Want func(in [][]float64) [][]float64
+	// Rounded says that class bf16 rounds the operation's factors: for a device of that class Check rounds them beforehand.
+	Rounded bool
 }
 
 // Argument is one buffer of a Problem.
@@ -105,6 +107,9 @@ func (p Problem) Run(t testing.TB, d kernels.Device) [][]float32 {
 // Check runs the problem and compares its results with the float64 reference.
 func (p Problem) Check(t testing.TB, d kernels.Device) {
 	t.Helper()
+	if p.Rounded && d.Class() == kernels.ClassBF16 {
+		p.round()
+	}
 	got := p.Run(t, d)
 	args := make([][]float64, len(p.Buffers))
 	for i, b := range p.Buffers {
@@ -126,6 +131,15 @@ func (p Problem) Check(t testing.TB, d kernels.Device) {
 				t.Fatalf("%s: %s[%d] is %v, want %v: off by %.3g, tolerance %.3g", p.Name, b.Name, j, v, w[j], e, b.Tolerance)
 			}
 		}
+	}
+}
+
+// round makes all values such as bfloat16 holds.
+func (p Problem) round() {
+	for _, b := range p.Buffers {
+		short := make([]byte, 2*len(b.Data))
+		kernels.EncodeBF16(short, b.Data)
+		kernels.DecodeBF16(b.Data, short)
 	}
 }
 

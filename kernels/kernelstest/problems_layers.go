@@ -22,7 +22,8 @@ func linear(r *rand.Rand, size int) Problem {
 
 func linearOf(r *rand.Rand, m, n, k int) Problem {
 	p := Problem{
-		Name: fmt.Sprintf("Linear m=%d n=%d k=%d", m, n, k),
+		Name:    fmt.Sprintf("Linear m=%d n=%d k=%d", m, n, k),
+		Rounded: true,
 		Buffers: []Argument{out("out", m*n, summed(k)), in("x", normal(r, m*k, 1)), in("w", normal(r, n*k, 1)),
 			in("bias", normal(r, n, 1))},
 		Call: func(d kernels.Device, b []kernels.Buffer, _ kernels.Ints) { d.Linear(b[0], b[1], b[2], b[3], m, n, k) },
@@ -43,7 +44,8 @@ func linearBackward(r *rand.Rand, size int) Problem {
 
 func linearBackwardOf(r *rand.Rand, m, n, k int) Problem {
 	p := Problem{
-		Name: fmt.Sprintf("LinearBackward m=%d n=%d k=%d", m, n, k),
+		Name:    fmt.Sprintf("LinearBackward m=%d n=%d k=%d", m, n, k),
+		Rounded: true,
 		Buffers: []Argument{out("dx", m*k, summed(n)), inout("dw", normal(r, n*k, 1), summed(m)),
 			inout("dbias", normal(r, n, 1), summed(m)),
 			in("dout", normal(r, m*n, 1)), in("x", normal(r, m*k, 1)), in("w", normal(r, n*k, 1))},

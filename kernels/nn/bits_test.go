@@ -62,6 +62,44 @@ func TestTrainingHasTheSameBitsOnEveryDevice(t *testing.T) {
 	}
 }
 
+// countedMemory sums up what is allocated.
+type countedMemory struct {
+	kernels.Device
+	floats int
+}
+
+func (d *countedMemory) Alloc(n int) (kernels.Buffer, error) {
+	d.floats += n
+	return d.Device.Alloc(n)
+}
+
+func TestRecomputingHasTheSameBitsAndTakesLessMemory(t *testing.T) {
+	cfg := nn.GPTConfig{Vocab: 31, Context: 20, Layers: 4, Heads: 3, Width: 24}
+	const rows, seq = 2 + 3, 19 // of a small batch and then a larger one
+	for _, precision := range []string{kernels.ClassF32, kernels.ClassBF16} {
+		cpu, err := kernels.NewCPU(kernels.Config{Threads: 2, Precision: precision})
+		require.NoError(t, err)
+		dev := &countedMemory{Device: cpu}
+		kept := newGPT(t, dev, cfg)
+		want := trained(t, dev, kept, seq)
+		keeping := dev.floats
+
+		dev.floats = 0
+		m := newGPT(t, dev, cfg)
+		m.Recompute(true)
+		requireBits(t, want, trained(t, dev, m, seq))
+		const inside = 3 + 1 + 1 + 4 // widths of qkv, attended, mid and fc, and beside them four statistics
+		saved := (cfg.Layers - 1) * rows * seq * (inside*cfg.Width + 4)
+		require.Equal(t, keeping-saved, dev.floats)
+
+		kept.Recompute(true)
+		requireBits(t, want, trained(t, dev, kept, seq))
+		m.Recompute(false)
+		requireBits(t, want, trained(t, dev, m, seq))
+		require.NoError(t, dev.Close())
+	}
+}
+
 // requireBits names the first difference; the values are too many to print.
 func requireBits(t *testing.T, want, got []uint32) {
 	t.Helper()

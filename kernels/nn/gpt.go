@@ -37,9 +37,10 @@ type GPT struct {
 	lnfG, lnfB pair
 	blocks     []block
 
-	acts arena
-	ints kernels.Ints // room for tokens and targets
-	run  gptRun
+	acts      arena
+	ints      kernels.Ints // room for tokens and targets
+	run       gptRun
+	recompute bool // see Recompute
 }
 
 // block is the parameters of one layer.

@@ -45,7 +45,8 @@ type headRun struct {
 	targets                 kernels.Ints
 }
 
-// layerRun is what one layer keeps for its backward pass.
+// layerRun is what one layer keeps for its backward pass. When activations are recomputed all layers share what lies between in
+// and out.
 type layerRun struct {
 	in            kernels.Buffer // [bt, c]: the residual stream before the layer, another's out
 	mean1, rstd1  kernels.Buffer
@@ -71,16 +72,18 @@ func (m *GPT) shape(b, t int, grads bool) error {
 	r.logits, r.losses, r.sum = a.take(min(bt, headRows)*m.cfg.Vocab), a.take(bt), a.take(1)
 	r.layers = r.layers[:0]
 	in := r.embedded
-	for range m.cfg.Layers {
-		l := layerRun{
-			in:    in,
-			mean1: a.take(bt), rstd1: a.take(bt),
-			qkv: a.take(3 * bt * c), attended: a.take(bt * c),
-			mid:   a.take(bt * c),
-			mean2: a.take(bt), rstd2: a.take(bt),
-			fc:  a.take(4 * bt * c),
-			out: a.take(bt * c),
+	var l layerRun
+	for i := range m.cfg.Layers {
+		if i == 0 || !m.recompute {
+			l = layerRun{
+				mean1: a.take(bt), rstd1: a.take(bt),
+				qkv: a.take(3 * bt * c), attended: a.take(bt * c),
+				mid:   a.take(bt * c),
+				mean2: a.take(bt), rstd2: a.take(bt),
+				fc: a.take(4 * bt * c),
+			}
 		}
+		l.in, l.out = in, a.take(bt*c)
 		r.layers = append(r.layers, l)
 		in = l.out
 	}
@@ -165,29 +168,47 @@ func (m *GPT) check(b Batch) error {
 	return nil
 }
 
+// Recompute says whether Backward computes what lies inside a layer again from the layer's input, instead of keeping it since
+// Forward: the same bits from much less memory, for about a third more arithmetic.
+func (m *GPT) Recompute(on bool) {
+	if m.recompute != on {
+		m.recompute = on
+		m.run.b, m.run.pending = 0, false // buffers are handed out anew
+		m.acts.bufs = nil
+	}
+}
+
 // trunk runs everything below the output head; the activations have the shape of tokens.
 func (m *GPT) trunk(tokens []int32) {
 	d, r := m.dev, &m.run
-	b, t, c, heads := r.b, r.t, m.cfg.Width, m.cfg.Heads
+	b, t, c := r.b, r.t, m.cfg.Width
 	bt := b * t
 	d.UploadInts(r.tokens, tokens)
 	d.Embed(r.embedded, m.wte.v, m.wpe.v, r.tokens, b, t, c)
 	x := r.embedded
 	for i := range m.blocks {
 		w, l := &m.blocks[i], &r.layers[i]
-		d.LayerNorm(r.norm, l.mean1, l.rstd1, l.in, w.ln1G.v, w.ln1B.v, bt, c)
-		d.Linear(l.qkv, r.norm, w.qkvW.v, w.qkvB.v, bt, 3*c, c)
-		d.Attention(l.attended, l.qkv, b, t, heads, c/heads)
-		d.Linear(r.branch, l.attended, w.projW.v, w.projB.v, bt, c, c)
-		d.Residual(l.mid, l.in, r.branch)
-		d.LayerNorm(r.norm, l.mean2, l.rstd2, l.mid, w.ln2G.v, w.ln2B.v, bt, c)
-		d.Linear(l.fc, r.norm, w.fcW.v, w.fcB.v, bt, 4*c, c)
+		m.inside(w, l)
 		d.GELU(r.gelu, l.fc)
 		d.Linear(r.branch, r.gelu, w.outW.v, w.outB.v, bt, c, 4*c)
 		d.Residual(l.out, l.mid, r.branch)
 		x = l.out
 	}
 	d.LayerNorm(r.lnf, r.lnfMean, r.lnfRstd, x, m.lnfG.v, m.lnfB.v, bt, c)
+}
+
+// inside runs a layer from its input to the input of GELU: what its backward pass needs.
+func (m *GPT) inside(w *block, l *layerRun) {
+	d, r := m.dev, &m.run
+	b, t, c, heads := r.b, r.t, m.cfg.Width, m.cfg.Heads
+	bt := b * t
+	d.LayerNorm(r.norm, l.mean1, l.rstd1, l.in, w.ln1G.v, w.ln1B.v, bt, c)
+	d.Linear(l.qkv, r.norm, w.qkvW.v, w.qkvB.v, bt, 3*c, c)
+	d.Attention(l.attended, l.qkv, b, t, heads, c/heads)
+	d.Linear(r.branch, l.attended, w.projW.v, w.projB.v, bt, c, c)
+	d.Residual(l.mid, l.in, r.branch)
+	d.LayerNorm(r.norm, l.mean2, l.rstd2, l.mid, w.ln2G.v, w.ln2B.v, bt, c)
+	d.Linear(l.fc, r.norm, w.fcW.v, w.fcB.v, bt, 4*c, c)
 }
 
 // Backward adds the rest of the gradient of the last Forward. The shared matrix got the head's part first, and gets the
@@ -206,6 +227,9 @@ func (m *GPT) Backward() {
 	m.finished(len(m.blocks) + 1)
 	for i := len(m.blocks) - 1; i >= 0; i-- {
 		w, l := &m.blocks[i], &r.layers[i]
+		if m.recompute && i < len(m.blocks)-1 { // Forward left what is inside the last layer
+			m.inside(w, l)
+		}
 		d.LinearBackwardInput(r.dhidden, r.dres, w.outW.v, bt, c, 4*c)
 		d.GELUBackward(r.dhidden, r.gelu, r.dhidden, l.fc)
 		d.LinearBackward(nil, w.outW.g, w.outB.g, r.dres, r.gelu, w.outW.v, bt, c, 4*c)

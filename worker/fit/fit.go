@@ -44,7 +44,7 @@ func (p *Program) Open(s *worker.Session) (err error) {
 	if p.Threads == 0 {
 		p.Threads = s.Threads()
 	}
-	if p.Dev, err = kernels.Open(p.Device, kernels.Config{Threads: p.Threads}); err != nil {
+	if p.Dev, err = kernels.Open(p.Device, kernels.Config{Threads: p.Threads, Precision: p.Precision}); err != nil {
 		return &worker.UsageError{Reason: "--" + err.Error()}
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/farandole-ml/farandole/kernels"
 )
 
 // Options are the flags that such programs share. All but device and threads decide the weights.
@@ -21,7 +23,7 @@ type Options struct {
 	Size      string // the model's name
 	Data      string // a path; empty: the program's own
 	Device    string // auto, cpu, cuda; empty: what the job says
-	Precision string // f32
+	Precision string // f32 or bf16: the numerics class
 	Load      string // checkpoint directory to begin with
 }
 
@@ -39,7 +41,7 @@ func (p *Program) Flags(name string, models []string, samples, data string) *fla
 	f.Float64Var(&p.LR, "lr", p.LR, "learning rate after the warm-up; it falls along a cosine")
 	f.Int64Var(&p.Warmup, "warmup", p.Warmup, "steps of linear warm-up, at most half of all")
 	f.StringVar(&p.Device, "device", p.Device, "auto, cpu or cuda; default: what the job says")
-	f.StringVar(&p.Precision, "precision", "f32", "f32 or bf16")
+	f.StringVar(&p.Precision, "precision", kernels.ClassF32, "f32, or bf16 for products of bfloat16: other bits, and faster where the processor has them")
 	f.IntVar(&p.Threads, "threads", p.Threads, "threads to compute with; default: what the job says")
 	f.StringVar(&p.Load, "load", p.Load, "begin with the newest checkpoint in this directory instead of the seed's weights")
 	return f
@@ -71,10 +73,8 @@ func (o *Options) check() error {
 		return errors.New("--steps, --warmup and --threads cannot be negative")
 	case !(o.LR > 0):
 		return fmt.Errorf("--lr %v: the learning rate must be positive", o.LR)
-	case o.Precision != "f32" && o.Precision != "bf16":
-		return fmt.Errorf("--precision %q is not known: use f32 or bf16", o.Precision)
-	case o.Precision == "bf16":
-		return errors.New("--precision bf16 is not in this build: use f32")
+	case o.Precision != kernels.ClassF32 && o.Precision != kernels.ClassBF16:
+		return fmt.Errorf("--precision %q is not known: use %s or %s", o.Precision, kernels.ClassF32, kernels.ClassBF16)
 	}
 	return nil
 }

@@ -1,0 +1,6 @@
+//go:build cgo && !asan
+
+package kernels
+
+// #cgo CFLAGS: -O3
+import "C"

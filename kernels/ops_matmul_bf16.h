@@ -1,0 +1,162 @@
+// The products of class bf16: a packed value is two factors as bfloat16, the one of the even k in its lower half. See
+// canonical.go.
+//
+// vdpbf16ps, where there is one, computes a chain of this class by itself. Elsewhere two fused multiply-adds do it, in the
+// mode that flushes subnormal results; that is several times as slow.
+
+// factor_bf16 rounds a factor to bfloat16: nearest even, but a subnormal number becomes a zero of its sign.
+static inline uint32_t factor_bf16(float x) {
+  uint32_t u;
+  memcpy(&u, &x, sizeof u);
+  if (x != x) return 0x7fc00000u;
+  if ((u & 0x7f800000u) == 0) return u & 0x80000000u;
+  return (u + 0x7fffu + (u >> 16 & 1)) & 0xffff0000u;
+}
+
+static inline float pair_bf16(float even, float odd) {
+  uint32_t u = factor_bf16(even) >> 16 | factor_bf16(odd);
+  float x;
+  memcpy(&x, &u, sizeof x);
+  return x;
+}
+
+// pack_pairs is pack_panel with a pair of values of k in each packed one: dst[k/2·width + i]. The last may lack its odd half.
+static void pack_pairs(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long width, long n) {
+  for (long k = 0; k < n; k += 2) {
+    for (long i = 0; i < width; i++) {
+      const float* p = src + i * ri + k * rk;
+      *dst++ = i < rows ? pair_bf16(p[0], k + 1 < n ? p[rk] : 0.0f) : 0.0f;
+    }
+  }
+}
+
+static void pack_tile_pairs(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long n) {
+  pack_pairs(dst, src, ri, rk, rows, rows, n);
+}
+
+#define TILE_KIND pairs
+#define TILE_CHAIN(y, x, acc) vf_dot(y, x, acc)
+#define TILE_BEGIN const unsigned mode_before = flush_begin();
+#define TILE_END flush_end(mode_before);
+#define TILE_PIN(x) VF_PIN(x)
+#include "ops_matmul_tile.h"
+
+static float dot_loop(long rounds, float x) {
+  const unsigned before = flush_begin();
+  vf acc[FMA_CHAINS], a = vf_set1(pair_bf16(x, x));
+#pragma GCC unroll 16
+  for (int i = 0; i < FMA_CHAINS; i++) acc[i] = vf_set1(x + i);
+  for (long r = 0; r < rounds; r++) {
+#pragma GCC unroll 16
+    for (int i = 0; i < FMA_CHAINS; i++) {
+      acc[i] = vf_dot(a, a, acc[i]);
+      VF_PIN(acc[i]);
+    }
+  }
+  flush_end(before);
+  return vf_fold(acc[0]);
+}
+
+#ifdef LANES_DOT
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512bf16")
+#endif
+
+// Two vectors as pairs: lane i has those of even[i] and odd[i].
+static inline vf join_pairs(vf even, vf odd) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
+                                         20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even)));
+}
+
+// store_pairs stores the first count lanes; more where what it spills over is still to be written, that is before end.
+static inline void store_pairs(float* p, vf x, long count, const float* end) {
+  if (p + 16 <= end) {
+    vf_store(p, x);
+  } else {
+    vf_storen(p, x, count);
+  }
+}
+
+static void dot_pack_pairs(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long width,
+                           long n) {
+  const float* end = dst + (n + 1) / 2 * width;
+  long k = 0;
+  if (rk == 1) {
+    for (; k + 32 <= n; k += 32) {
+      for (long i = 0; i < width; i += 16) {
+        const float* p = src + i * ri + k;
+        const long have = rows - i;
+        vf r[16];
+        // Thirty-two floats in order are sixteen pairs.
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; j++) {
+          r[j] = j < have ? (vf)_mm512_cvtne2ps_pbh(vf_load(p + j * ri + 16), vf_load(p + j * ri)) : vf_set1(0.0f);
+        }
+        transpose_registers(r);
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; j++) store_pairs(dst + (k / 2 + j) * width + i, r[j], width - i, end);
+      }
+    }
+    pack_pairs(dst + k / 2 * width, src + k, ri, 1, rows, width, n - k);
+    return;
+  }
+  for (; k < n; k += 2) {
+    for (long i = 0; i < width; i += 16) {
+      const float* p = src + k * rk + i;
+      const long have = rows - i < 0 ? 0 : rows - i;
+      vf even = vf_loadn(p, have), odd = k + 1 < n ? vf_loadn(p + rk, have) : vf_set1(0.0f);
+      store_pairs(dst + k / 2 * width + i, join_pairs(even, odd), width - i, end);
+    }
+  }
+}
+
+static void dot_pack_tile_pairs(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long n) {
+  dot_pack_pairs(dst, src, ri, rk, rows, rows, n);
+}
+
+static inline vf hardware_dot(vf y, vf x, vf acc) {
+  return _mm512_dpbf16_ps(acc, (__m512bh)y, (__m512bh)x);
+}
+
+#define TILE_KIND dot
+#define TILE_CHAIN(y, x, acc) hardware_dot(y, x, acc)
+#define TILE_BEGIN
+#define TILE_END
+#define TILE_PIN(x)
+#include "ops_matmul_tile.h"
+
+static float hardware_dot_loop(long rounds, float x) {
+  vf acc[FMA_CHAINS], a = vf_set1(pair_bf16(x, x));
+#pragma GCC unroll 16
+  for (int i = 0; i < FMA_CHAINS; i++) acc[i] = vf_set1(x + i);
+  for (long r = 0; r < rounds; r++) {
+#pragma GCC unroll 16
+    for (int i = 0; i < FMA_CHAINS; i++) {
+      acc[i] = hardware_dot(a, a, acc[i]);
+      VF_PIN(acc[i]);
+    }
+  }
+  return vf_fold(acc[0]);
+}
+
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif
+
+// dot_loop is fma_loop for the chains of this class.
+static float op_dot_loop(int kind, long rounds, float x) {
+#ifdef LANES_DOT
+  if (kind == PRODUCT_DOT) return hardware_dot_loop(rounds, x);
+#endif
+  (void)kind;
+  return dot_loop(rounds, x);
+}

@@ -1,0 +1,104 @@
+// A register tile of a matrix product, for one kind of product: TILE_KIND names it. TILE_CHAIN(y, x, acc) adds what one packed
+// value holds to a chain. Include it once for each kind.
+
+// One block of a tile of mr rows and NV vectors: c = or += the chains over depth packed values, then + bias.
+// cols says how many columns of the tile exist.
+static inline __attribute__((always_inline)) void TILE_OF(tile)(const int mr, const float* restrict a,
+                                                                const float* restrict b, long depth, float* restrict c,
+                                                                long ldc, long cols, int mode, const float* bias,
+                                                                ahead* next) {
+  vf acc[MR][NV];
+  TILE_BEGIN
+#pragma GCC unroll 16
+  for (int i = 0; i < mr; i++) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) {
+      acc[i][v] = vf_set1(0.0f);
+      TILE_PIN(acc[i][v]);
+    }
+  }
+  // The tile of c arrives while the chains are computed.
+#pragma GCC unroll 16
+  for (int i = 0; i < mr; i++) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) __builtin_prefetch(c + i * ldc + 16 * v, 1);
+  }
+  // gcc would keep the addresses of all rows in registers, vector registers too, that the loop needs: it shall forget them.
+  // For the same reason the loop is not unrolled.
+  __asm__("" : "+r"(c), "+r"(ldc));
+  for (long k = 0; k < depth;) {
+    ahead_next(next);
+    const long stop = min_long(depth, k + AHEAD_STEP);
+#pragma GCC unroll 1
+    for (; k < stop; k++) {
+      vf x[NV];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; v++) x[v] = vf_load(b + 16 * v);
+#pragma GCC unroll 16
+      for (int i = 0; i < mr; i++) {
+        vf y = vf_set1(a[i]);
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; v++) acc[i][v] = TILE_CHAIN(y, x[v], acc[i][v]);
+      }
+      a += mr;
+      b += PANEL;
+    }
+  }
+  __asm__("" : "+r"(c), "+r"(ldc));
+  // The accumulators stay in registers only when every index is a constant.
+#pragma GCC unroll 16
+  for (int i = 0; i < mr; i++) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) TILE_PIN(acc[i][v]);
+  }
+  TILE_END
+#pragma GCC unroll 16
+  for (int i = 0; i < mr; i++) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) {
+      float* p = c + i * ldc + 16 * v;
+      long w = cols - 16 * v;
+      vf s = acc[i][v];
+      TILE_PIN(s);
+      if (w >= 16) {
+        if (mode == TILE_ADD) s = vf_add(vf_load(p), s);
+        if (bias) s = vf_add(s, vf_load(bias + 16 * v));
+        vf_store(p, s);
+      } else if (w > 0) {
+        if (mode == TILE_ADD) s = vf_add(vf_loadn(p, w), s);
+        if (bias) s = vf_add(s, vf_loadn(bias + 16 * v, w));
+        vf_storen(p, s, w);
+      }
+    }
+  }
+}
+
+#define TILE(mr)                                                                                                   \
+  static void TILE_OF(tile_##mr)(const float* a, const float* b, long depth, float* c, long ldc, long cols, int mode, \
+                                 const float* bias, ahead* next) {                                                 \
+    TILE_OF(tile)(mr, a, b, depth, c, ldc, cols, mode, bias, next);                                                \
+  }
+TILE(1) TILE(2) TILE(3) TILE(4)
+#if MR > 4
+TILE(5) TILE(6)
+#endif
+#if MR > 6
+TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
+#endif
+
+static const tile_fn TILE_OF(tiles)[MR + 1] = {0, TILE_OF(tile_1), TILE_OF(tile_2), TILE_OF(tile_3), TILE_OF(tile_4),
+#if MR > 4
+                                               TILE_OF(tile_5), TILE_OF(tile_6),
+#endif
+#if MR > 6
+                                               TILE_OF(tile_7), TILE_OF(tile_8), TILE_OF(tile_9), TILE_OF(tile_10),
+                                               TILE_OF(tile_11), TILE_OF(tile_12), TILE_OF(tile_13), TILE_OF(tile_14)
+#endif
+};
+
+#undef TILE
+#undef TILE_KIND
+#undef TILE_CHAIN
+#undef TILE_BEGIN
+#undef TILE_END
+#undef TILE_PIN
