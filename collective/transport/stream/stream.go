@@ -36,6 +36,9 @@ type Config struct {
 
 	// Hosts names the host of every rank, by rank; nil when it is not known. It must be equal on all ranks.
 	Hosts []string
+
+	// Ended is told once when the transport ends, whatever ends it, with the cause. Nil means that nobody is.
+	Ended func(cause error)
 }
 
 // stream is one rank's place in a formed mesh. It implements collective.Transport, Marker, Duplex and Topology.
@@ -45,6 +48,7 @@ type stream struct {
 	checksum bool
 	hosts    []string
 	op       collective.Op // written by Mark alone, while no Send and no Recv runs
+	ended    func(cause error)
 	spare    bool
 	push     func() // set by Meanwhile alone, while no Recv runs
 	from     *peer  // while push is set: whom the running Recv is for
@@ -82,7 +86,7 @@ func (p *peer) wireOf(number uint32) *wire { return &p.wires[number%uint32(len(p
 // New makes a transport of the connections with each rank; id's own has none. It owns them, also when it returns an
 // error. It has one goroutine, which ends with Close, if cfg.Look is set, and none otherwise.
 func New(id transport.ID, conns [][]net.Conn, cfg Config) (collective.Transport, error) {
-	t := &stream{id: id, peers: make([]*peer, len(conns)), checksum: cfg.Checksum, hosts: cfg.Hosts, spare: 2*max(cfg.Here, 1) <= runtime.NumCPU(), over: make(chan struct{})}
+	t := &stream{id: id, peers: make([]*peer, len(conns)), checksum: cfg.Checksum, hosts: cfg.Hosts, ended: cfg.Ended, spare: 2*max(cfg.Here, 1) <= runtime.NumCPU(), over: make(chan struct{})}
 	var first error
 	for r, group := range conns {
 		if r == id.Rank {
@@ -250,10 +254,17 @@ func (t *stream) fail(p *peer, err error) error {
 }
 
 func (t *stream) Abort(cause error) {
+	if t.end(cause) && t.ended != nil {
+		t.ended(cause)
+	}
+}
+
+// end says whether cause is the first one.
+func (t *stream) end(cause error) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.err != nil {
-		return
+		return false
 	}
 	t.err = cause
 	close(t.over)
@@ -272,6 +283,7 @@ func (t *stream) Abort(cause error) {
 			p.wires[i].close()
 		}
 	}
+	return true
 }
 
 // Close implements collective.Transport. What was sent is with the kernel already, which delivers it.
