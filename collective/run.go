@@ -115,7 +115,7 @@ func (g *Group) execute(op Op, c *Call, a Algorithm) error {
 		}
 		a = g.byMessages(c)
 	}
-	if err := g.message(c, a); err != nil {
+	if err := g.message(op, c, a); err != nil {
 		return g.state.fail(err)
 	}
 	return nil
@@ -145,7 +145,7 @@ func (g *Group) pointToPoint(ctx context.Context, peer int, b []byte, send bool)
 }
 
 // message runs c by messages.
-func (g *Group) message(c *Call, a Algorithm) error {
+func (g *Group) message(op Op, c *Call, a Algorithm) error {
 	if c.Kind == OpReduceTree {
 		if err := g.tree.update(c.Ranges, c.Shards, g.hosts); err != nil {
 			return err
@@ -153,6 +153,9 @@ func (g *Group) message(c *Call, a Algorithm) error {
 		if err := g.tree.check(c, g.rank); err != nil {
 			return err
 		}
+	}
+	if g.usesHost(c, a) {
+		return g.byHost(op, c)
 	}
 	return g.perform(g.planFor(c, a), c)
 }
