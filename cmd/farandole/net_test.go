@@ -89,11 +89,23 @@ func TestNetPartitionBelowTheMinimum(t *testing.T) {
 	j.lines.waitFor(t, "3 workers on 3 hosts")
 	j.trains()
 	l.split(drop)
-	j.lines.waitFor(t, "wait")
+	j.lines.waitFor(t, "waiting for workers")
 	time.Sleep(3 * time.Second) // of which nothing may be committed
 	l.split("")
 	j.lines.waitFor(t, "3 workers on 3 hosts, going on after step")
-	j.done(want, 400)
+	r := j.done(want, 400)
+	require.LessOrEqual(t, r.Ledger[0].Last, r.lostAt(t)+1, "%s", r.out)
+}
+
+// lostAt is the step at which the first member was lost.
+func (r *e2eResult) lostAt(t *testing.T) int64 {
+	for _, ev := range r.Events {
+		if ev.Kind == "loss" {
+			return ev.Step
+		}
+	}
+	require.Fail(t, "nobody was lost", "%s", r.out)
+	return 0
 }
 
 // The coordinator alone is cut off: the workers' ring is whole and trains on.
@@ -109,7 +121,8 @@ func TestNetTheCoordinatorIsCutOff(t *testing.T) {
 	l.split(drop)
 	time.Sleep(5 * time.Second)
 	l.split("")
-	j.done(want, 500)
+	r := j.done(want, 500)
+	require.Greater(t, r.Ledger[0].Last, r.lostAt(t)+10, "it trained on after the coordinator had lost it\n%s", r.out)
 }
 
 // A link that comes and goes costs a bounded number of views.
@@ -130,7 +143,7 @@ func TestNetFlappingLink(t *testing.T) {
 		time.Sleep(200 * time.Millisecond)
 	}
 	r := j.done(want, 500)
-	require.Less(t, r.Generations, flaps)
+	require.Less(t, r.Generations, flaps, "%s", r.out)
 }
 
 // A slow link makes the job slow, and nobody is evicted.
@@ -165,7 +178,7 @@ func TestNetPacketLoss(t *testing.T) {
 // Data travels on links of its own: cut one, and everybody reaches the coordinator still.
 func TestNetOnlyTheDataLinkIsCut(t *testing.T) {
 	want := newNetLab(t).e.alone(netArgs("500")...)
-	for _, direction := range []string{"both ways", "one way"} {
+	for direction, cut := range map[string]time.Duration{"both ways": 4 * time.Second, "one way": 4 * time.Second, "for long": 20 * time.Second} {
 		t.Run(direction, func(t *testing.T) {
 			l := newNetLab(t)
 			j := l.coordinator()
@@ -174,10 +187,10 @@ func TestNetOnlyTheDataLinkIsCut(t *testing.T) {
 			j.lines.waitFor(t, "2 workers on 2 hosts")
 			j.trains()
 			one.shape("data", drop)
-			if direction == "both ways" {
+			if direction != "one way" {
 				two.shape("data", drop)
 			}
-			time.Sleep(4 * time.Second)
+			time.Sleep(cut)
 			one.shape("data", "")
 			two.shape("data", "")
 			r := j.done(want, 500)
