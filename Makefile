@@ -74,6 +74,11 @@ e2e: ## run the process tests alone: real binaries, real signals
 	$(call some-test,$(E2E_RUN),./cmd/farandole)
 	go test -count=1 -timeout $(TEST_TIMEOUT) -run '$(E2E_RUN)' ./cmd/farandole
 
+.PHONY: e2e-net
+e2e-net: ## run the process tests on hosts whose network fails: needs root, ip, tc and nsenter
+	$(call some-test,TestNet,./cmd/farandole)
+	go test -count=1 -timeout $(TEST_TIMEOUT) -v -run 'TestNet' ./cmd/farandole -e2e.net
+
 .PHONY: soak
 soak: ## run SOAK_OPS mixed collectives on each path among processes that die and come back
 	$(call some-test,TestSoak,./collective/transport/auto)

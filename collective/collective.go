@@ -76,6 +76,7 @@ type endpoint struct {
 	duplex    Duplex
 	pushAll   func() // push of all posted senders; made once
 	shared    SharedMemory
+	onHost    onHost
 	allocator Allocator
 	state     state
 	out       []*sender // by the transport's rank; nil for this one
@@ -104,6 +105,9 @@ func NewTuned(tr Transport, t Tuning) *Group {
 	e.state.marker, _ = tr.(Marker)
 	if s, ok := tr.(Sharer); ok {
 		e.shared = s.Shared()
+	}
+	if s, ok := tr.(HostSharer); ok {
+		e.onHost.memory = s.SharedOnHost()
 	}
 	g := &Group{endpoint: e, tuning: t.withDefaults(), rank: tr.Rank(), plans: make(map[planKey]*plan)}
 	g.hosts = newHosts(tr, tr.World(), g.peer)

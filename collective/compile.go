@@ -21,6 +21,7 @@ type spec struct {
 	chunk int
 	size  int // of an element
 	hosts *hosts
+	near  bool      // the rounds inside this host need no messages
 	tree  *treePlan // of OpReduceTree
 	root  int
 }
@@ -85,7 +86,7 @@ func (g *Group) planFor(c *Call, a Algorithm) *plan {
 	p.reset(g.World(), g.rank)
 	s := &spec{
 		planKey: key, chunk: g.tuning.ChunkBytes, size: key.dtype.Size(),
-		hosts: g.hosts, tree: &g.tree, root: int(key.root),
+		hosts: g.hosts, near: g.usesHost(c, a), tree: &g.tree, root: int(key.root),
 	}
 	p.compile(s, g.tuning.DirectBytes)
 	g.plans[key] = p

@@ -9,6 +9,8 @@ package collective
 //
 // With one host there are two rounds, and every rank is an owner. Each round's messages wait for rounds before alone, so no
 // circle of waiting ranks can arise.
+//
+// Where the ranks of this host need no messages (spec.near), only the round between the hosts is here: see Group.byHost.
 type owners struct {
 	p     *plan
 	s     *spec
@@ -32,17 +34,23 @@ func (p *plan) byOwners(s *spec, h *hosts) {
 		o.mine = -1
 	}
 	one := len(h.groups) == 1
-	p.circleUnless(one && o.part.bytes/o.part.unit >= o.part.world && s.everyRankSends())
+	p.circleUnless(s.near || one && o.part.bytes/o.part.unit >= o.part.world && s.everyRankSends())
 	o.post()
 	if o.mine >= 0 {
-		o.inside()
+		if !s.near {
+			o.inside()
+		}
 		o.across()
 	}
 	o.collect()
 }
 
-// near gives the other ranks on this rank's host, the left neighbour first (step -1) or the right one (step 1).
+// near gives the other ranks on this rank's host, the left neighbour first (step -1) or the right one (step 1); none when
+// they need no messages.
 func (o *owners) near(step int) (ranks []int) {
+	if o.s.near {
+		return nil
+	}
 	n := len(o.host)
 	for i := 1; i < n; i++ {
 		ranks = append(ranks, o.host[((o.hosts.index[o.p.rank]+i*step)%n+n)%n])
@@ -113,7 +121,7 @@ func (o *owners) post() {
 	for by := 1; by < len(o.hosts.groups); by++ {
 		to, host := o.far(o.mine, by)
 		for _, i := range o.items(func(share int) bool { return share == host }) {
-			p.send(to, o.at(o.mine, i).at(bufOut), false)
+			p.send(to, o.at(o.mine, i).at(bufOut), o.s.near)
 		}
 		for _, i := range o.items(o.own) {
 			p.send(to, o.at(o.mine, i).at(bufOut), false)

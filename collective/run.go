@@ -117,7 +117,7 @@ func (g *Group) execute(op Op, c *Call, a Algorithm) error {
 		}
 		a = g.byMessages(c)
 	}
-	if err := g.message(c, a); err != nil {
+	if err := g.message(op, c, a); err != nil {
 		return g.state.fail(err)
 	}
 	return nil
@@ -147,7 +147,7 @@ func (g *Group) pointToPoint(ctx context.Context, peer int, b []byte, send bool)
 }
 
 // message runs c by messages.
-func (g *Group) message(c *Call, a Algorithm) error {
+func (g *Group) message(op Op, c *Call, a Algorithm) error {
 	if c.Kind == OpReduceTree {
 		if err := g.tree.update(c.Ranges, c.Shards, g.hosts); err != nil {
 			return err
@@ -155,6 +155,9 @@ func (g *Group) message(c *Call, a Algorithm) error {
 		if err := g.tree.check(c, g.rank); err != nil {
 			return err
 		}
+	}
+	if g.usesHost(c, a) {
+		return g.byHost(op, c)
 	}
 	return g.perform(g.planFor(c, a), c)
 }

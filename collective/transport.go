@@ -56,6 +56,14 @@ type Sharer interface {
 	Shared() SharedMemory
 }
 
+// HostSharer is implemented by a Transport some of whose ranks share a host, and can all touch the same memory there.
+type HostSharer interface {
+	Topology
+	// SharedOnHost carries out operations of the ranks on this host alone, which it counts in their order here. It is
+	// Transport.Abort that ends it, and its errors have the ranks of the Transport.
+	SharedOnHost() SharedMemory
+}
+
 // SharedMemory carries operations out in memory that all ranks of the group can touch.
 type SharedMemory interface {
 	// Do carries c out, which is valid but for its Partials and Ranges, has its Wire, and is identified by op. Whether it is handled must depend on op, and on what is equal on all

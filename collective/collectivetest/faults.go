@@ -48,20 +48,29 @@ func (h *hooked) Host(rank int) string {
 func hook(tr collective.Transport, before func(call int64)) collective.Transport {
 	h := &hooked{Transport: tr, before: before}
 	if s, ok := tr.(collective.Sharer); ok {
-		return &hookedSharer{h, s.Shared()}
+		return &hookedSharer{hookedMemory{h, s.Shared()}}
+	}
+	if s, ok := tr.(collective.HostSharer); ok && s.SharedOnHost() != nil {
+		return &hookedHostSharer{hookedMemory{h, s.SharedOnHost()}}
 	}
 	return h
 }
 
-// hookedSharer is hooked for a transport whose ranks share memory.
-type hookedSharer struct {
+// hookedSharer is hooked for a transport whose ranks share memory, hookedHostSharer where those of a host do.
+type (
+	hookedSharer     struct{ hookedMemory }
+	hookedHostSharer struct{ hookedMemory }
+)
+
+func (h *hookedSharer) Shared() collective.SharedMemory           { return h }
+func (h *hookedHostSharer) SharedOnHost() collective.SharedMemory { return h }
+
+type hookedMemory struct {
 	*hooked
 	memory collective.SharedMemory
 }
 
-func (h *hookedSharer) Shared() collective.SharedMemory { return h }
-
-func (h *hookedSharer) Do(op collective.Op, c *collective.Call) (bool, error) {
+func (h *hookedMemory) Do(op collective.Op, c *collective.Call) (bool, error) {
 	h.before(h.calls.Add(1) - 1)
 	return h.memory.Do(op, c)
 }

@@ -1,5 +1,5 @@
-// Package auto connects the ranks of one generation, each pair by the best path that there is between them: shared memory when
-// all ranks are on one host, else unix sockets between ranks that share a host and TCP between those that do not. It also has
+// Package auto connects the ranks of one generation, each pair by the best path that there is between them: shared memory
+// between ranks that share a host, unix sockets where that cannot be had, and TCP between hosts. It also has
 // the way to every other transport by its name, for those who know better: gRPC where only HTTP/2 passes, libfabric.
 package auto
 
@@ -183,14 +183,76 @@ func (l *Listener) Connect(ctx context.Context, id transport.ID, addrs []string)
 		if err == nil || l.cfg.Path == Shared || !errors.Is(err, collective.ErrNoMemory) {
 			return t, err
 		}
-		// All ranks get this error or none.
-		l.lost.Do(func() { l.cfg.Logger.Warn("no shared memory between workers: using unix sockets", "err", err) })
+		l.doWithout(err)
+		return l.overStreams(ctx, id, addrs, hosts, nil)
 	}
+	near, here, err := l.connectHere(ctx, id, ways)
+	if err != nil {
+		return nil, err
+	}
+	far, err := l.overStreams(ctx, id, addrs, hosts, near)
+	if err != nil {
+		if near != nil {
+			near.Abort(err)
+			err = errors.Join(err, near.Close())
+		}
+		return nil, err
+	}
+	if near == nil {
+		return far, nil
+	}
+	return join(far, near, here), nil
+}
+
+// doWithout says why shared memory is given up. All ranks of a host get such an error or none.
+func (l *Listener) doWithout(err error) {
+	l.lost.Do(func() { l.cfg.Logger.Warn("no shared memory between workers: using unix sockets", "err", err) })
+}
+
+// connectHere connects the ranks on this host, if they are several and the memory can be had, through shared memory. The
+// transport is nil otherwise, and owned by the caller.
+func (l *Listener) connectHere(ctx context.Context, id transport.ID, ways []address) (collective.Transport, []int, error) {
+	if l.shared == nil || id.Rank < 0 || id.Rank >= len(ways) {
+		return nil, nil, nil
+	}
+	own := ways[id.Rank]
+	var here []int
+	var names []string
+	place := -1
+	for r, w := range ways {
+		if w.host == "" || w.host != own.host {
+			continue
+		}
+		if w.shared == "" {
+			return nil, nil, nil // that rank finds the same
+		}
+		if r == id.Rank {
+			place = len(here)
+		}
+		here, names = append(here, r), append(names, w.shared)
+	}
+	if len(here) < 2 {
+		return nil, nil, nil
+	}
+	near, err := l.shared.ConnectPart(ctx, transport.ID{Job: id.Job, Generation: id.Generation, Rank: place}, names, here, len(ways))
+	if errors.Is(err, collective.ErrNoMemory) {
+		l.doWithout(err)
+		return nil, nil, nil
+	}
+	return near, here, err
+}
+
+// overStreams connects all ranks. What ends that aborts near, which may be nil.
+func (l *Listener) overStreams(ctx context.Context, id transport.ID, addrs, hosts []string, near collective.Transport) (collective.Transport, error) {
 	conns, err := l.stream.Connect(ctx, id, addrs)
 	if err != nil {
 		return nil, err
 	}
-	return tcp.Carry(id, conns, hosts, tcp.Config{Liveness: l.liveness(), Checksum: l.cfg.Checksum, Logger: l.cfg.Logger})
+	var ended func(error)
+	if near != nil {
+		ended = near.Abort
+	}
+	return tcp.Carry(id, conns, hosts, ended, tcp.Config{Liveness: l.liveness(), Checksum: l.cfg.Checksum, Logger: l.cfg.Logger})
 }
 
 // liveness is what tcp.Listen would make of the setting.

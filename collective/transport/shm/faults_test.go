@@ -33,7 +33,7 @@ func halfGroup(t *testing.T) (*member, *member, *link) {
 			t.Error(err)
 		}
 	})
-	m, err := l.assemble(t.Context(), id, [][]net.Conn{nil, {near}})
+	m, err := l.assemble(t.Context(), id, [][]net.Conn{nil, {near}}, names{total: 2})
 	require.NoError(t, err)
 	exchanging.Wait()
 	t.Cleanup(func() {
@@ -185,7 +185,7 @@ func TestASegmentOfAStrangerIsRefused(t *testing.T) {
 			defer far.Close()
 			require.NoError(t, (&link{conn: far}).send(c.n, c.file))
 			l := &Listener{stageBytes: minStageBytes, arena: &arena{}, log: quiet}
-			_, err := l.assemble(t.Context(), transport.ID{Job: "test", Generation: 1}, [][]net.Conn{nil, {near}})
+			_, err := l.assemble(t.Context(), transport.ID{Job: "test", Generation: 1}, [][]net.Conn{nil, {near}}, names{total: 2})
 			require.Error(t, err)
 			if c.want != nil {
 				require.ErrorIs(t, err, c.want)

@@ -31,7 +31,7 @@ func farewell(cause error) note {
 
 // departed is what the goodbye of rank from says to this one.
 func (t *member) departed(from int, n note) *departure {
-	err := collective.ReadFarewell([]byte(n.text), from, t.id.Rank, len(t.peers), t.marked().Kind)
+	err := t.readFarewell(n, from, t.marked().Kind)
 	return &departure{err: err, polite: n.flags&flagClosed != 0}
 }
 

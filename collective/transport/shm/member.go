@@ -20,6 +20,7 @@ var ErrCorrupt = errors.New("corrupt shared memory")
 // It has one goroutine for each peer, which reads the peer's notes.
 type member struct {
 	id         transport.ID
+	names      names
 	own        *segment
 	peers      []*peer // by rank; nil for this one
 	arena      *arena
@@ -144,7 +145,7 @@ func (t *member) fail(err error) error {
 }
 
 func (t *member) blame(rank int, err error) error {
-	return &collective.PeerError{Rank: rank, Op: t.marked().Kind.String(), Err: err}
+	return &collective.PeerError{Rank: t.names.of(rank), Op: t.marked().Kind.String(), Err: err}
 }
 
 // outOfStep is the error of a rank that finds another one at operation got.

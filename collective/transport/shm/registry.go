@@ -75,7 +75,7 @@ func (t *member) Alloc(bytes int) ([]byte, error) {
 		if r.untold.Load() {
 			return nil, fmt.Errorf("shm: a buffer of %d bytes: %w", bytes, t.blame(r.refused-1, collective.ErrPeerLost))
 		}
-		return nil, fmt.Errorf("shm: a buffer of %d bytes: rank %d cannot map it: %w", bytes, r.refused-1, errNoMemory)
+		return nil, fmt.Errorf("shm: a buffer of %d bytes: rank %d cannot map it: %w", bytes, t.names.of(r.refused-1), errNoMemory)
 	}
 	return b.mem[:bytes:bytes], nil
 }
@@ -188,7 +188,7 @@ func (t *member) adopt(p *peer, n note) error {
 		p.buffers.Store(&buffers)
 		answer.flags = flagDone
 	} else {
-		t.log.Warn("cannot map registered memory of a peer", "rank", t.id.Rank, "peer", p.rank, "bytes", n.size, "err", err)
+		t.log.Warn("cannot map registered memory of a peer", "rank", t.names.of(t.id.Rank), "peer", t.names.of(p.rank), "bytes", n.size, "err", err)
 	}
 	return p.link.send(answer, nil)
 }

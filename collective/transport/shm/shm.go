@@ -88,14 +88,18 @@ func Listen(addr string, cfg Config) (*Listener, error) {
 // this rank or a peer cannot have a segment. It succeeds on all ranks or, but for a failure in its last moment, on none.
 // The caller owns the transport.
 func (l *Listener) Connect(ctx context.Context, id transport.ID, addrs []string) (collective.Transport, error) {
+	return l.connect(ctx, id, addrs, names{total: len(addrs)})
+}
+
+func (l *Listener) connect(ctx context.Context, id transport.ID, addrs []string, n names) (collective.Transport, error) {
 	if most := min(maxWorld, l.stageBytes/lineBytes); len(addrs) > most {
 		return nil, fmt.Errorf("shm: connect: a world of %d: at most %d ranks share a host with a stage of %d bytes", len(addrs), most, l.stageBytes)
 	}
 	conns, err := l.Listener.Connect(ctx, id, addrs)
 	if err != nil {
-		return nil, err
+		return nil, n.rename(id.Generation, err)
 	}
-	t, err := l.assemble(ctx, id, conns)
+	t, err := l.assemble(ctx, id, conns, n)
 	if err != nil {
 		return nil, fmt.Errorf("shm: generation %d: %w", id.Generation, err)
 	}
@@ -103,9 +107,9 @@ func (l *Listener) Connect(ctx context.Context, id transport.ID, addrs []string)
 }
 
 // assemble makes a member of the connections, which it owns.
-func (l *Listener) assemble(ctx context.Context, id transport.ID, conns [][]net.Conn) (*member, error) {
+func (l *Listener) assemble(ctx context.Context, id transport.ID, conns [][]net.Conn, n names) (*member, error) {
 	t := &member{
-		id: id, arena: l.arena, log: l.log, peers: make([]*peer, len(conns)),
+		id: id, names: n, arena: l.arena, log: l.log, peers: make([]*peer, len(conns)),
 		stageBytes: l.stageBytes / lineBytes * lineBytes,
 		spins:      spins,
 		over:       make(chan struct{}), released: make(chan struct{}),
@@ -192,7 +196,7 @@ func (t *member) exchange(ctx context.Context) error {
 func (t *member) expect(p *peer, n note, kind noteKind, err error) error {
 	switch {
 	case err == nil && n.kind == noteGoodbye:
-		pe := collective.ReadFarewell([]byte(n.text), p.rank, t.id.Rank, len(t.peers), collective.OpSendRecv)
+		pe := t.readFarewell(n, p.rank, collective.OpSendRecv)
 		if err = pe.Err; n.flags&flagExhausted != 0 {
 			err = fmt.Errorf("%w: %w", collective.ErrNoMemory, err)
 		}
@@ -201,7 +205,7 @@ func (t *member) expect(p *peer, n note, kind noteKind, err error) error {
 	case err == nil:
 		return nil
 	}
-	return &collective.PeerError{Rank: p.rank, Op: "connect", Err: err}
+	return &collective.PeerError{Rank: t.names.of(p.rank), Op: "connect", Err: err}
 }
 
 // receiveSegment maps the segment that p passes.
@@ -215,11 +219,11 @@ func (t *member) receiveSegment(p *peer) error {
 	}
 	size := segmentBytes(len(t.peers), t.stageBytes)
 	if n.size != uint64(size) {
-		return fmt.Errorf("rank %d has a segment of %d bytes, not %d: run one release with one StageBytes on all ranks", p.rank, n.size, size)
+		return fmt.Errorf("rank %d has a segment of %d bytes, not %d: run one release with one StageBytes on all ranks", t.names.of(p.rank), n.size, size)
 	}
 	mem, err := adoptMemory(n.file, size)
 	if err != nil {
-		return noMemory(fmt.Errorf("the segment of rank %d: %w", p.rank, err))
+		return noMemory(fmt.Errorf("the segment of rank %d: %w", t.names.of(p.rank), err))
 	}
 	p.seg = &segment{mem: mem}
 	layOut(p.seg, len(t.peers), t.stageBytes)

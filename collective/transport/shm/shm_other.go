@@ -40,6 +40,11 @@ func (l *Listener) Connect(context.Context, transport.ID, []string) (collective.
 	return nil, errSystem
 }
 
+// ConnectPart fails.
+func (l *Listener) ConnectPart(context.Context, transport.ID, []string, []int, int) (collective.Transport, error) {
+	return nil, errSystem
+}
+
 // Fence does nothing.
 func (l *Listener) Fence(elastic.Generation) {}
 

@@ -32,6 +32,9 @@ type Config struct {
 
 	// Hosts names the host of every rank, by rank; nil when it is not known. It must be equal on all ranks.
 	Hosts []string
+
+	// Ended is told once when the transport ends, whatever ends it, with the cause. Nil means that nobody is.
+	Ended func(cause error)
 }
 
 // stream is one rank's place in a formed mesh. It implements collective.Transport, Marker, Duplex and Topology.
@@ -41,6 +44,7 @@ type stream struct {
 	checksum bool
 	hosts    []string
 	op       collective.Op // written by Mark alone, while no Send and no Recv runs
+	ended    func(cause error)
 	spare    bool
 	push     func() // set by Meanwhile alone, while no Recv runs
 	from     *peer  // while push is set: whom the running Recv is for
@@ -76,7 +80,7 @@ func (p *peer) wireOf(number uint32) *wire { return &p.wires[number%uint32(len(p
 // New makes a transport of the connections with each rank; id's own has none. It owns them, also when it returns an
 // error. It has one goroutine, which ends with Close, if cfg.Look is set, and none otherwise.
 func New(id transport.ID, conns [][]net.Conn, cfg Config) (collective.Transport, error) {
-	t := &stream{id: id, peers: make([]*peer, len(conns)), checksum: cfg.Checksum, hosts: cfg.Hosts, spare: 2*max(cfg.Here, 1) <= runtime.NumCPU(), ending: transport.NewEnding()}
+	t := &stream{id: id, peers: make([]*peer, len(conns)), checksum: cfg.Checksum, hosts: cfg.Hosts, ended: cfg.Ended, spare: 2*max(cfg.Here, 1) <= runtime.NumCPU(), ending: transport.NewEnding()}
 	var first error
 	for r, group := range conns {
 		if r == id.Rank {
@@ -229,7 +233,14 @@ func (t *stream) fail(p *peer, err error) error {
 }
 
 func (t *stream) Abort(cause error) {
-	t.ending.End(cause, func() { t.end(cause) })
+	first := false
+	t.ending.End(cause, func() {
+		first = true
+		t.end(cause)
+	})
+	if first && t.ended != nil {
+		t.ended(cause)
+	}
 }
 
 // end tells the peers why, where that is possible at once, and closes the connections.

@@ -74,7 +74,7 @@ func (l *Listener) Connect(ctx context.Context, id ID, addrs []string) (collecti
 	if err != nil {
 		return nil, err
 	}
-	t, err := Carry(id, conns, nil, l.cfg)
+	t, err := Carry(id, conns, nil, nil, l.cfg)
 	if err != nil {
 		return nil, fmt.Errorf("tcp: generation %d: %w", id.Generation, err)
 	}
@@ -82,8 +82,8 @@ func (l *Listener) Connect(ctx context.Context, id ID, addrs []string) (collecti
 }
 
 // Carry makes a transport of the connections of a formed mesh, which it owns. Those over TCP are tuned as cfg says, others
-// are used as they are. hosts is stream.Config's.
-func Carry(id transport.ID, conns [][]net.Conn, hosts []string, cfg Config) (collective.Transport, error) {
+// are used as they are. hosts and ended are stream.Config's.
+func Carry(id transport.ID, conns [][]net.Conn, hosts []string, ended func(cause error), cfg Config) (collective.Transport, error) {
 	here := 1
 	for r, group := range conns {
 		for i, c := range group {
@@ -100,7 +100,7 @@ func Carry(id transport.ID, conns [][]net.Conn, hosts []string, cfg Config) (col
 		}
 	}
 	s := cfg.stream(here)
-	s.Hosts = hosts
+	s.Hosts, s.Ended = hosts, ended
 	return stream.New(id, conns, s)
 }
 
