@@ -8,17 +8,54 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/farandole-ml/farandole/elastic"
 )
 
 // Export joins the checkpoint of a step into one safetensors file at path, checking every hash on the way. The file appears
 // whole or not at all, and replaces what was there.
-func (d *Dir) Export(ctx context.Context, step elastic.Step, path string) (err error) {
+func (d *Dir) Export(ctx context.Context, step elastic.Step, path string) error {
 	c, err := d.readCommitted(step)
 	if err != nil {
 		return err
 	}
+	return writeWhole(path, func(f *os.File) error { return d.export(ctx, c, f) })
+}
+
+// ExportGPT2 writes the weights of the checkpoint of a step as WriteGPT2 does, checking their hashes. layout names them and has
+// their shapes in the checkpoint; their Data is not used. What else the checkpoint has, the optimizer's state, stays behind.
+func (d *Dir) ExportGPT2(ctx context.Context, step elastic.Step, path, dtype string, layout []Weight) error {
+	c, err := d.readCommitted(step)
+	if err != nil {
+		return err
+	}
+	if err := checkWeights(layout, false); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	have := make(map[string]spec, len(c.specs))
+	for _, s := range c.specs {
+		have[s.name] = s
+	}
+	weights := slices.Clone(layout)
+	into := make(map[string][]float32, len(weights))
+	for i := range weights {
+		w := &weights[i]
+		s, ok := have[w.Name]
+		if !ok || !slices.Equal(s.shape, shapeOf(w.Tensor)) {
+			return fmt.Errorf("checkpoint %s has no tensor %q of shape %v: it is of no GPT-2 that this version knows", d.full(c.dir), w.Name, w.Shape)
+		}
+		w.Data = make([]float32, s.elements)
+		into[w.Name] = w.Data
+	}
+	if err := d.readPieces(ctx, c, into); err != nil {
+		return err
+	}
+	return WriteGPT2(ctx, path, dtype, weights)
+}
+
+// writeWhole has write fill a file that appears at path whole or not at all, and replaces what was there.
+func writeWhole(path string, write func(f *os.File) error) (err error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
@@ -33,7 +70,7 @@ func (d *Dir) Export(ctx context.Context, step elastic.Step, path string) (err e
 			os.Remove(f.Name())
 		}
 	}()
-	if err := d.export(ctx, c, f); err != nil {
+	if err := write(f); err != nil {
 		return err
 	}
 	// CreateTemp makes files that only their owner reads; a model is meant to be handed on.

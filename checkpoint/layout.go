@@ -72,15 +72,20 @@ func entryOf(specs []spec, s span) entry {
 	return entry{name: fmt.Sprintf("%s[%d:%d]", t.name, s.first, s.end), dtype: "F32", shape: []int64{s.end - s.first}}
 }
 
+// shapeOf is t's shape as files have it.
+func shapeOf(t Tensor) []int64 {
+	shape := make([]int64, len(t.Shape))
+	for i, n := range t.Shape {
+		shape[i] = int64(n)
+	}
+	return shape
+}
+
 // specsOf checks what the caller wants to save or load. withData asks for Data of the shape's length.
 func specsOf(tensors []Tensor, withData bool) ([]spec, error) {
 	specs := make([]spec, len(tensors))
 	for i, t := range tensors {
-		shape := make([]int64, len(t.Shape))
-		for j, n := range t.Shape {
-			shape[j] = int64(n)
-		}
-		specs[i] = spec{name: t.Name, shape: shape}
+		specs[i] = spec{name: t.Name, shape: shapeOf(t)}
 	}
 	if err := checkSpecs(specs); err != nil {
 		return nil, err

@@ -228,8 +228,8 @@ type target struct {
 	data   []float32
 }
 
-// readPieces reads every header and piece of c and checks their hashes, several goroutines at once. With into it
-// fills the tensors of these names; without, it only checks.
+// readPieces reads every header of c and its pieces and checks their hashes, several goroutines at once. With into it
+// reads and fills the tensors of these names only; without, it checks all.
 func (d *Dir) readPieces(ctx context.Context, c *committed, into map[string][]float32) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(min(runtime.GOMAXPROCS(0), 8))
@@ -243,11 +243,14 @@ func (d *Dir) readPieces(ctx context.Context, c *committed, into map[string][]fl
 			t := c.Tensors[s.tensor]
 			to := target{piece: t.Pieces[next[s.tensor]], tensor: t.Name}
 			next[s.tensor]++
-			if into != nil {
-				to.data = into[t.Name][s.first:s.end]
+			data, wanted := into[t.Name]
+			if wanted {
+				to.data = data[s.first:s.end]
 			}
-			batch, size = append(batch, to), size+to.Length
-			if size >= batchBytes || i == len(spans)-1 {
+			if wanted || into == nil {
+				batch, size = append(batch, to), size+to.Length
+			}
+			if len(batch) > 0 && (size >= batchBytes || i == len(spans)-1) {
 				whole := batch
 				g.Go(func() error { return d.readBatch(ctx, c, part, whole, into != nil) })
 				batch, size = nil, 0

@@ -22,6 +22,14 @@ import "math"
 //	                dw[j,k]  += Σ_i dout[i,j]·x[i,k]
 //	                dbias[j] += Σ_i dout[i,j], blocks over i as above, each the chain s = +0; s = s + dout[i,j]
 //
+// Convolution. A window has positions, image by image and row by row; the pixels under it at position p, rows and channels
+// last, with +0 outside the image, are row p of a matrix X. Conv is Linear of X, and ConvBackward's dw and dbias are those of
+// LinearBackward; with dX[p,k] = Σ_j dout[p,j]·w[j,k], dx at a pixel is the chain s = +0; s = s + dX[p,k] over the
+// positions whose window covers the pixel, in order.
+//
+// MaxPool: m = the first pixel under the window; m = v for each further pixel, row by row, where v > m or v is NaN.
+// MaxPoolBackward: +0, then for each window in order + dout at the pixel that is m.
+//
 // The order of factors does not matter. In attention the blocks start at index 0 as well, also where a sum starts
 // later (below): a block that has no term is left out and does not count as the first.
 //

@@ -70,6 +70,16 @@ type Device interface {
 	// Residual: out = a + b.
 	Residual(out, a, b Buffer)
 
+	// Conv: out[n,oh,ow,filters] = Σ over the window of x[n,h,w,c]·w[filters,rows,columns,c] (+ bias[filters] if not nil);
+	// pixels outside are zeros.
+	Conv(out, x, w, bias Buffer, filters int, g Window)
+	// ConvBackward: dx = … (skipped when dx is nil), dw += …, dbias[filters] += Σ dout (skipped when dbias is nil).
+	ConvBackward(dx, dw, dbias, dout, x, w Buffer, filters int, g Window)
+	// MaxPool: out[n,oh,ow,c] = the largest x[n,h,w,c] under the window; pixels outside do not count. A NaN counts as the largest.
+	MaxPool(out, x Buffer, g Window)
+	// MaxPoolBackward: dx = dout at the largest pixel of each window, the first of several, 0 elsewhere.
+	MaxPoolBackward(dx, dout, x Buffer, g Window)
+
 	// Attention is causal multi-head attention: qkv[b,t,3,heads,hs] → out[b,t,heads·hs], scale 1/√hs.
 	Attention(out, qkv Buffer, b, t, heads, hs int)
 	// AttentionBackward: dqkv = … (overwritten). It computes the probabilities again.

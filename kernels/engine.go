@@ -25,6 +25,10 @@ type engine interface {
 	// attention and attentionBackward work on the heads [h0,h1) of all b·heads.
 	attention(t *attentionTask, h0, h1 int)
 	attentionBackward(t *attentionTask, h0, h1 int)
+	// addColumns, maxPool and maxPoolBackward work on the window's positions [from,to); the first and the last add to t.out.
+	addColumns(t *windowTask, from, to int)
+	maxPool(t *windowTask, from, to int)
+	maxPoolBackward(t *windowTask, from, to int)
 	// crossEntropy works on rows [i0,i1).
 	crossEntropy(t *crossEntropyTask, i0, i1 int)
 	// blockSums writes the values of blocks [b0,b1) of x, or of its squares, to dst[b0:b1].

@@ -1,8 +1,11 @@
 package kernels
 
 // CutFinely makes a device of NewCPU cut every operation into as many parts as it has threads, however small,
-// and every matrix product at every canonical block.
-func CutFinely(d Device) { d.(*hostDevice).minPartWork, d.(*hostDevice).sharedFloats = 1, 1 }
+// and every matrix product and convolution at every canonical block.
+func CutFinely(d Device) {
+	h := d.(*hostDevice)
+	h.minPartWork, h.sharedFloats, h.columnFloats = 1, 1, 1
+}
 
 // RunOn is Run on one instruction set, with streaming stores or without.
 func (r *Reduction) RunOn(isa string, stream bool, dsts, srcs [][]byte) {

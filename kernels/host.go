@@ -22,11 +22,13 @@ type hostDevice struct {
 	pool   *pool
 	tasks  tasks
 
-	minPartWork, sharedFloats int
+	conv convScratch
+
+	minPartWork, sharedFloats, columnFloats int
 }
 
 func newHostDevice(name, class string, e engine, p *pool) *hostDevice {
-	return &hostDevice{name: name, class: class, engine: e, pool: p, minPartWork: minPartWork, sharedFloats: sharedFloats}
+	return &hostDevice{name: name, class: class, engine: e, pool: p, minPartWork: minPartWork, sharedFloats: sharedFloats, columnFloats: columnFloats}
 }
 
 func (d *hostDevice) Name() string  { return d.name }

@@ -31,6 +31,7 @@ type tasks struct {
 	layerNorm    layerNormPart
 	attention    attentionPart
 	crossEntropy crossEntropyPart
+	window       windowTask
 	reduce       reducePart
 	factors      adamWFactors
 }

@@ -29,6 +29,13 @@ typedef struct {
   float scale;
 } attention_args;
 
+// Windows that slide over images: see conv.go. x or out are columns of the positions from p0 on where an operation has columns.
+typedef struct {
+  float* out;
+  const float *x, *dout;
+  long height, width, channels, rows, columns, stride, pad, out_height, out_width, p0;
+} window_args;
+
 // A reduction: see reduce.go, which has checked the arguments.
 enum { MAX_DEPTH = 32 };
 enum { F32, F64, BF16, F16, I32, I64, U8, TYPES };
@@ -78,6 +85,10 @@ typedef struct {
                          const float* rstd, long c, long i0, long i1);
   void (*layernorm_columns)(float* dgamma, float* dbeta, const float* dout, const float* x, const float* mean,
                             const float* rstd, long rows, long c, long j0, long j1);
+  // All of these treat positions [from,to) of the window.
+  void (*add_columns)(const window_args* t, long from, long to);
+  void (*max_pool)(const window_args* t, long from, long to);
+  void (*max_pool_backward)(const window_args* t, long from, long to);
   void (*attention)(const attention_args* t, float* work, long h0, long h1);
   void (*attention_backward)(const attention_args* t, float* work, long h0, long h1);
   void (*cross_entropy)(float* losses, float* logits, const int32_t* targets, long v, float scale, long i0, long i1);

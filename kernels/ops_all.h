@@ -5,6 +5,7 @@
 
 #include "ops_elements.h"
 #include "ops_rows.h"
+#include "ops_conv.h"
 #include "ops_matmul.h"
 #include "ops_attention.h"
 #include "ops_reduce_kernels.h"
@@ -37,6 +38,9 @@ const farandole_ops JOIN(farandole_ops_, ISA) = {
     .layernorm = op_layernorm,
     .layernorm_rows = op_layernorm_rows,
     .layernorm_columns = op_layernorm_columns,
+    .add_columns = op_add_columns,
+    .max_pool = op_max_pool,
+    .max_pool_backward = op_max_pool_backward,
     .attention = op_attention,
     .attention_backward = op_attention_backward,
     .cross_entropy = op_cross_entropy,

@@ -186,8 +186,8 @@ func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq 
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
-	if _, err := nn.MLPByName(name); err == nil {
-		seq = 1
+	if _, err := nn.ConfigByName(name); err != nil {
+		seq = 1 // no GPT
 	}
 	if recompute {
 		gpt, ok := model.(*nn.GPT)

@@ -244,35 +244,6 @@ func verifyCheckpoints(ctx context.Context, w io.Writer, d *checkpoint.Dir, step
 	return nil
 }
 
-func newCheckpointExport() *cobra.Command {
-	var step int64
-	cmd := &cobra.Command{
-		Use:     "export DIR FILE",
-		Short:   "Write a checkpoint as one safetensors file",
-		Example: "  farandole checkpoint export ckpt model.safetensors",
-		Args:    exactArgs("a DIR", "a FILE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := writableFile("FILE", args[1]); err != nil {
-				return err
-			}
-			return withCheckpoints(cmd, args[0], func(ctx context.Context, d *checkpoint.Dir) error {
-				i, err := pick(d, step)
-				if err != nil {
-					return err
-				}
-				if err := d.Export(ctx, i.Step, args[1]); err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "wrote step %d to %s: %s, %s, every hash checked\n", i.Step, args[1],
-					count(int64(i.Tensors), "tensor"), bytesText(i.Bytes))
-				return nil
-			})
-		},
-	}
-	stepFlag(cmd, &step, "the newest complete one")
-	return cmd
-}
-
 func newCheckpointPrune() *cobra.Command {
 	var keep int
 	cmd := &cobra.Command{

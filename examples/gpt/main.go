@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/farandole-ml/farandole/checkpoint"
 	"github.com/farandole-ml/farandole/elastic"
 	"github.com/farandole-ml/farandole/kernels/nn"
 	"github.com/farandole-ml/farandole/worker"
@@ -26,6 +27,7 @@ type trainer struct {
 	seq               int
 	tokenizer, prompt string
 	sample, recompute bool
+	init              string // safetensors file with the first weights
 
 	config nn.GPTConfig
 	text   *data.Text
@@ -42,6 +44,7 @@ func parse(args []string) *trainer {
 	f.BoolVar(&t.sample, "sample", false, "print generated text at the end; with --steps 0 --load only that")
 	f.BoolVar(&t.recompute, "recompute", false, "compute activations twice instead of keeping them: less memory, the same bits, about a third more work")
 	f.StringVar(&t.prompt, "prompt", "The ", "beginning of the generated text")
+	f.StringVar(&t.init, "init", "", "begin with the weights of a GPT-2 in this safetensors file, in Hugging Face's layout, instead of the seed's")
 	t.Parse(f, args, t.check)
 	return t
 }
@@ -60,6 +63,9 @@ func (t *trainer) check() (err error) {
 	if t.seq < 1 || t.seq > t.config.Context {
 		return fmt.Errorf("--seq %d: model %s takes 1 to %d tokens", t.seq, t.Size, t.config.Context)
 	}
+	if t.init != "" && t.Load != "" {
+		return errors.New("--init and --load both say what to begin with: choose one")
+	}
 	if t.sample && t.prompt == "" {
 		return errors.New("--prompt is empty: --sample needs a beginning")
 	}
@@ -76,13 +82,29 @@ func (t *trainer) Setup(ctx context.Context, s *worker.Session) (err error) {
 		return err
 	}
 	t.config.Vocab, t.config.Context = t.text.Vocab(), t.seq
+	var weights *checkpoint.GPT2File
+	if t.init != "" {
+		if weights, err = checkpoint.OpenGPT2(t.init); err != nil {
+			return &worker.UsageError{Reason: fmt.Sprintf("--init: %v", err)}
+		}
+		defer weights.Close()
+		if t.config, err = fitTo(weights, t.config); err != nil {
+			return &worker.UsageError{Reason: fmt.Sprintf("--init %s: %v", t.init, err)}
+		}
+	}
 	if t.model, err = nn.NewGPT(t.Dev, t.config); err != nil {
 		return err
 	}
 	t.model.Recompute(t.recompute)
 	t.batch.Tokens = make([]int32, t.LargestShard()*t.seq)
 	t.batch.Targets = make([]int32, t.LargestShard()*t.seq)
-	return t.Attach(ctx, s, t.model, nn.Hyper{}, 0.1, t.text.Name(), int64(t.seq))
+	if err := t.Attach(ctx, s, t.model, nn.Hyper{}, 0.1, t.text.Name(), int64(t.seq)); err != nil || weights == nil {
+		return err
+	}
+	if err := weights.Load(ctx, weightsOf(t.Dev, t.model.Params())); err != nil {
+		return &worker.UsageError{Reason: fmt.Sprintf("--init: %v", err)}
+	}
+	return nil
 }
 
 // Gradients adds the shard's part of the gradient of the global batch's mean loss.

@@ -1,4 +1,4 @@
-// Command mnist trains a perceptron on MNIST and prints its test accuracy: alone, or elastically under farandole run,
+// Command mnist trains a perceptron or a convolutional network on MNIST and prints its test accuracy: alone, or elastically under farandole run,
 // with the same bits.
 package main
 
@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/farandole-ml/farandole/elastic"
 	"github.com/farandole-ml/farandole/kernels/nn"
@@ -20,12 +22,11 @@ const testRows = 500
 
 func main() { worker.Main(parse(os.Args[1:])) }
 
-// trainer is a perceptron and its images.
+// trainer is a model and its images.
 type trainer struct {
 	fit.Program
-	config      nn.MLPConfig
 	train, test *data.Images
-	model       *nn.MLP
+	model       nn.Classifier
 	inputs      []float32 // memory for the largest shard
 	targets     []int32
 }
@@ -33,10 +34,13 @@ type trainer struct {
 func parse(args []string) *trainer {
 	t := &trainer{}
 	t.Options = fit.Options{Steps: 1000, Shards: 8, Batch: 128, Size: "mlp", Seed: 1, LR: 2e-3, Warmup: 50}
-	f := t.Flags("mnist", nn.MLPNames(), "images", "folder with MNIST's four .gz files; default: the module that has them, found by the go command")
-	t.Parse(f, args, func() (err error) {
-		t.config, err = nn.MLPByName(t.Size)
-		return err
+	models := slices.Concat(nn.MLPNames(), nn.CNNNames())
+	f := t.Flags("mnist", models, "images", "folder with MNIST's four .gz files; default: the module that has them, found by the go command")
+	t.Parse(f, args, func() error {
+		if !slices.Contains(models, t.Size) {
+			return fmt.Errorf("no model is called %q: choose one of %s", t.Size, strings.Join(models, ", "))
+		}
+		return nil
 	})
 	return t
 }
@@ -50,13 +54,27 @@ func (t *trainer) Setup(ctx context.Context, s *worker.Session) (err error) {
 	if err = t.Samples(func() int64 { return t.train.Len() }, err); err != nil {
 		return err
 	}
-	t.config.Widths[0] = t.train.Width()
-	t.config.Widths[len(t.config.Widths)-1] = max(t.train.Classes(), t.test.Classes())
-	if t.model, err = nn.NewMLP(t.Dev, t.config); err != nil {
+	if t.model, err = t.newModel(); err != nil {
 		return err
 	}
 	t.inputs, t.targets = make([]float32, t.LargestShard()*t.train.Width()), make([]int32, t.LargestShard())
 	return t.Attach(ctx, s, t.model, nn.Hyper{Beta2: 0.99, Decay: 0.01}, 0.01, t.train.Name(), 0)
+}
+
+// newModel makes the model that --model names, for the images' size and classes.
+func (t *trainer) newModel() (nn.Classifier, error) {
+	classes := max(t.train.Classes(), t.test.Classes())
+	if cnn, err := nn.CNNByName(t.Size); err == nil {
+		cnn.Height, cnn.Width = t.train.Size()
+		cnn.Classes = classes
+		return nn.NewCNN(t.Dev, cnn)
+	}
+	mlp, err := nn.MLPByName(t.Size)
+	if err != nil {
+		return nil, err
+	}
+	mlp.Widths[0], mlp.Widths[len(mlp.Widths)-1] = t.train.Width(), classes
+	return nn.NewMLP(t.Dev, mlp)
 }
 
 // Gradients adds the shard's part of the gradient of the global batch's mean loss.

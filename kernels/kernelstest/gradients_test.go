@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/farandole-ml/farandole/kernels"
 )
 
 // checkGradient compares grad with central differences of Σ weight·f(x) over x, in float64.
@@ -80,6 +82,28 @@ func TestGradients(t *testing.T) {
 		for i := range x {
 			checkGradient(t, "dx", x[i:i+1], one, []float64{GELUSlope64(x[i])}, func() []float64 {
 				return []float64{GELU64(x[i])}
+			})
+		}
+	})
+	t.Run("Conv", func(t *testing.T) {
+		const filters = 3
+		for _, g := range []kernels.Window{window(2, 4, 5, 2, 3, 2, 1, 1), window(1, 6, 5, 3, 2, 3, 2, 0), window(2, 3, 3, 2, 1, 1, 2, 0)} {
+			nx, n := sizes(g, filters)
+			x, w, bias, dout := values(nx), values(filters*g.Rows*g.Columns*g.Channels), values(filters), values(n)
+			dx, dw, dbias := ConvBackward64(dout, x, w, filters, g)
+			f := func() []float64 { return Conv64(x, w, bias, filters, g) }
+			checkGradient(t, "dx", x, dout, dx, f)
+			checkGradient(t, "dw", w, dout, dw, f)
+			checkGradient(t, "dbias", bias, dout, dbias, f)
+		}
+	})
+	t.Run("MaxPool", func(t *testing.T) {
+		for _, g := range []kernels.Window{window(2, 5, 6, 2, 2, 2, 2, 0), window(1, 5, 4, 3, 3, 2, 1, 1)} {
+			nx, n := sizes(g, g.Channels)
+			x, dout := values(nx), values(n)
+			checkGradient(t, "dx", x, dout, MaxPoolBackward64(dout, x, g), func() []float64 {
+				out, _ := MaxPool64(x, g)
+				return out
 			})
 		}
 	})

@@ -19,6 +19,7 @@ var Generators = []struct {
 	{"LayerNorm", layerNorm}, {"LayerNormBackward", layerNormBackward},
 	{"Attention", attention}, {"AttentionBackward", attentionBackward},
 	{"GELU", gelu}, {"GELUBackward", geluBackward}, {"ReLU", relu}, {"ReLUBackward", reluBackward},
+	{"Conv", conv}, {"ConvBackward", convBackward}, {"MaxPool", maxPool}, {"MaxPoolBackward", maxPoolBackward},
 	{"CrossEntropy", crossEntropy}, {"Sum", sum}, {"SquareSum", squareSum}, {"AdamW", adamW},
 }
 

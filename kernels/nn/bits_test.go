@@ -44,19 +44,21 @@ func TestTrainingHasTheSameBitsOnEveryDevice(t *testing.T) {
 	// Odd sizes: no lane, tile or thread comes out even.
 	gpt := nn.GPTConfig{Vocab: 131, Context: 20, Layers: 1, Heads: 3, Width: 36}
 	mlp := nn.MLPConfig{Widths: []int{67, 45, 10}}
-	run := func(dev kernels.Device) (g, m []uint32) {
+	cnn := nn.CNNConfig{Height: 21, Width: 19, Channels: 2, Filters: []int{17, 9}, Classes: 10}
+	run := func(dev kernels.Device) (g, m, c []uint32) {
 		defer func() { require.NoError(t, dev.Close()) }()
-		return trained(t, dev, newGPT(t, dev, gpt), 19), trained(t, dev, newMLP(t, dev, mlp), 1)
+		return trained(t, dev, newGPT(t, dev, gpt), 19), trained(t, dev, newMLP(t, dev, mlp), 1), trained(t, dev, newCNN(t, dev, cnn), 1)
 	}
-	wantGPT, wantMLP := run(kernels.NewReference())
+	wantGPT, wantMLP, wantCNN := run(kernels.NewReference())
 	for _, isa := range kernels.ISAs() {
 		for _, threads := range []int{1, 3} {
 			t.Run(fmt.Sprintf("%s %d", isa, threads), func(t *testing.T) {
 				dev, err := kernels.NewCPU(kernels.Config{ISA: isa, Threads: threads})
 				require.NoError(t, err)
-				gotGPT, gotMLP := run(dev)
+				gotGPT, gotMLP, gotCNN := run(dev)
 				requireBits(t, wantGPT, gotGPT)
 				requireBits(t, wantMLP, gotMLP)
+				requireBits(t, wantCNN, gotCNN)
 			})
 		}
 	}

@@ -70,6 +70,15 @@ func TestBadConfigsAreErrors(t *testing.T) {
 		_, err := nn.NewMLP(dev, nn.MLPConfig{Widths: widths})
 		require.Error(t, err, "%v", widths)
 	}
+	for _, cfg := range []nn.CNNConfig{
+		{},
+		{Height: 4, Width: 4, Channels: 1, Classes: 2},
+		{Height: 4, Width: 4, Channels: 1, Classes: 2, Filters: []int{3, 0}},
+		{Height: 4, Width: 3, Channels: 1, Classes: 2, Filters: []int{3, 3}},
+	} {
+		_, err := nn.NewCNN(dev, cfg)
+		require.Error(t, err, "%+v", cfg)
+	}
 }
 
 func TestNonFiniteGradientsAreNamedAndChangeNothing(t *testing.T) {
@@ -120,6 +129,7 @@ func TestNoAllocationAfterTheLargestBatch(t *testing.T) {
 	for name, make := range map[string]func(kernels.Device) nn.Model{
 		"gpt": func(d kernels.Device) nn.Model { return newGPT(t, d, tinyGPT) },
 		"mlp": func(d kernels.Device) nn.Model { return newMLP(t, d, tinyMLP) },
+		"cnn": func(d kernels.Device) nn.Model { return newCNN(t, d, tinyCNN) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dev := &noMemory{kernels.NewReference(), 1 << 30}

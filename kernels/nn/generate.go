@@ -25,7 +25,7 @@ func (m *GPT) Generate(prompt []int32, n int, s Sampling) ([]int32, error) {
 	draws := streamOf(s.Seed, "sample")
 	for i := range n {
 		window := all[max(0, len(all)-m.cfg.Context):]
-		if err := m.next(logits, window); err != nil {
+		if err := m.Logits(logits, window); err != nil {
 			return nil, err
 		}
 		u := float64(draws.at(uint64(i))>>11) / (1 << 53)
@@ -34,10 +34,13 @@ func (m *GPT) Generate(prompt []int32, n int, s Sampling) ([]int32, error) {
 	return all[len(prompt):], nil
 }
 
-// next sets logits to those of the token after window.
-func (m *GPT) next(logits []float32, window []int32) error {
+// Logits sets logits, one for each token of the vocabulary, to those of the token after window.
+func (m *GPT) Logits(logits []float32, window []int32) error {
 	m.run.pending, m.run.computed = false, false
 	t := len(window)
+	if t < 1 || t > m.cfg.Context || len(logits) != m.cfg.Vocab {
+		return fmt.Errorf("%w: %d tokens and %d logits, context %d and vocabulary %d", ErrBatch, t, len(logits), m.cfg.Context, m.cfg.Vocab)
+	}
 	for i, tok := range window {
 		if tok < 0 || int(tok) >= m.cfg.Vocab {
 			return fmt.Errorf("%w: token %d at %d, vocabulary %d", ErrBatch, tok, i, m.cfg.Vocab)

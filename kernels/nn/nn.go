@@ -1,5 +1,5 @@
-// Package nn has the models that Farandole trains, written on kernels.Device: a GPT-2 of any size, a perceptron,
-// AdamW and its learning-rate schedule.
+// Package nn has the models that Farandole trains, written on kernels.Device: a GPT-2 of any size, a perceptron, a
+// small convolutional network, AdamW and its learning-rate schedule.
 //
 // A model keeps all its parameters in one buffer and all its gradients in another of equal layout, so that
 // reducing, clipping, updating, saving and hashing are single passes over flat memory. Named tensors are
@@ -22,14 +22,14 @@ var ErrBatch = errors.New("nn: bad batch")
 // Batch is one micro-batch in host memory. A model reads it during Forward only.
 type Batch struct {
 	Rows int // sequences or images
-	Seq  int // positions per row; 1 for an MLP
+	Seq  int // positions per row; 1 for an MLP or a CNN
 
 	Tokens  []int32   // GPT: [Rows, Seq], each in [0, vocab)
-	Inputs  []float32 // MLP: [Rows, widths[0]]
+	Inputs  []float32 // MLP: [Rows, widths[0]]; CNN: [Rows, height, width, channels]
 	Targets []int32   // [Rows, Seq]: the class to predict; negative is ignored
 }
 
-// Model is what trains: GPT and MLP. It is used by one goroutine at a time, the one that uses its device.
+// Model is what trains: GPT, MLP and CNN. It is used by one goroutine at a time, the one that uses its device.
 //
 // One gradient is Forward with a scale other than zero, then Backward. Gradients add up in GradBuffer until the
 // caller zeroes it, so several micro-batches, or several shards, make one sum.
@@ -154,7 +154,10 @@ func New(dev kernels.Device, name string) (Model, error) {
 	if cfg, err := MLPByName(name); err == nil {
 		return NewMLP(dev, cfg)
 	}
-	return nil, unknown(name, append(GPTNames(), MLPNames()...))
+	if cfg, err := CNNByName(name); err == nil {
+		return NewCNN(dev, cfg)
+	}
+	return nil, unknown(name, slices.Concat(GPTNames(), MLPNames(), CNNNames()))
 }
 
 // unknown is the error for a name that is none of known.

@@ -17,6 +17,17 @@ var tinyGPT = nn.GPTConfig{Vocab: 11, Context: 6, Layers: 2, Heads: 2, Width: 8}
 
 var tinyMLP = nn.MLPConfig{Widths: []int{7, 9, 5, 4}}
 
+// Odd sizes: pooling drops a row and a column, and the second stage's windows reach over every edge.
+var tinyCNN = nn.CNNConfig{Height: 5, Width: 7, Channels: 2, Filters: []int{5, 6}, Classes: 4}
+
+func newCNN(t *testing.T, dev kernels.Device, cfg nn.CNNConfig) *nn.CNN {
+	t.Helper()
+	m, err := nn.NewCNN(dev, cfg)
+	require.NoError(t, err)
+	m.Init(1)
+	return m
+}
+
 func newGPT(t *testing.T, dev kernels.Device, cfg nn.GPTConfig) *nn.GPT {
 	t.Helper()
 	m, err := nn.NewGPT(dev, cfg)
@@ -59,7 +70,7 @@ func shake(t *testing.T, dev kernels.Device, m nn.Model) tensors64 {
 	return p
 }
 
-// models are the two models in a small size, each with its float64 forward pass.
+// models are the models in a small size, each with its float64 forward pass.
 func models(t *testing.T, dev kernels.Device) map[string]struct {
 	model nn.Model
 	seq   int
@@ -72,6 +83,7 @@ func models(t *testing.T, dev kernels.Device) map[string]struct {
 	}
 	return map[string]row{
 		"gpt": {newGPT(t, dev, tinyGPT), 5, func(p tensors64, b nn.Batch) float64 { return gpt64(tinyGPT, p, b) }},
+		"cnn": {newCNN(t, dev, tinyCNN), 1, func(p tensors64, b nn.Batch) float64 { return cnn64(tinyCNN, p, b) }},
 		"mlp": {newMLP(t, dev, tinyMLP), 1, func(p tensors64, b nn.Batch) float64 { return mlp64(tinyMLP.Widths, p, b) }},
 	}
 }
@@ -267,7 +279,7 @@ func TestTensorsFillTheBuffersInOrder(t *testing.T) {
 				}
 				require.Equal(t, x[next:next+n], download(t, dev, tensor.Value), tensor.Name)
 				require.Equal(t, x[next:next+n], download(t, dev, tensor.Grad), tensor.Name)
-				require.Equal(t, len(tensor.Shape) == 2, tensor.Decay, tensor.Name)
+				require.Equal(t, len(tensor.Shape) > 1, tensor.Decay, tensor.Name)
 				require.False(t, tensor.Decay && vectors, "%s: a matrix after a vector", tensor.Name)
 				vectors = vectors || !tensor.Decay
 				next += n
@@ -309,7 +321,7 @@ func TestNamedSizes(t *testing.T) {
 		require.Equal(t, want, cfg.Params(), name)
 	}
 	dev := kernels.NewReference()
-	for _, name := range []string{"tiny", "mlp-tiny"} {
+	for _, name := range []string{"tiny", "mlp-tiny", "cnn-tiny"} {
 		m, err := nn.New(dev, name)
 		require.NoError(t, err)
 		m.Init(1)
@@ -322,6 +334,8 @@ func TestNamedSizes(t *testing.T) {
 	require.ErrorContains(t, err, "gpt2-124m")
 	_, err = nn.MLPByName("tiny")
 	require.ErrorContains(t, err, "mlp-wide")
+	_, err = nn.CNNByName("tiny")
+	require.ErrorContains(t, err, "cnn-tiny")
 }
 
 // Backward tells of gradients only when they are what they are at the end, and of every stage but the last.
@@ -331,7 +345,7 @@ func TestOnFinal(t *testing.T) {
 	require.NoError(t, err)
 	mlp, err := nn.NewMLP(dev, nn.MLPConfig{Widths: []int{5, 7, 6, 3}})
 	require.NoError(t, err)
-	for name, m := range map[string]nn.Model{"gpt": gpt, "mlp": mlp} {
+	for name, m := range map[string]nn.Model{"gpt": gpt, "mlp": mlp, "cnn": newCNN(t, dev, tinyCNN)} {
 		t.Run(name, func(t *testing.T) {
 			m.Init(1)
 			seen := map[int]map[string][]float32{}

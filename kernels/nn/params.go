@@ -37,18 +37,31 @@ type params struct {
 	final         func(stage int) // OnFinal's; may be nil
 }
 
-// newParams allocates the tensors of specs: matrices first, then vectors, each in the order given.
-func newParams(dev kernels.Device, specs []spec) (*params, error) {
-	p := &params{dev: dev, byName: make(map[string]int, len(specs))}
-	total := 0
+// inBufferOrder gives matrices first, then vectors, each in the order of specs.
+func inBufferOrder(specs []spec) []spec {
+	var ordered []spec
 	for _, matrices := range []bool{true, false} {
 		for _, s := range specs {
 			if s.matrix() == matrices {
-				p.specs = append(p.specs, s)
-				total += s.len()
+				ordered = append(ordered, s)
 			}
 		}
-		if matrices {
+	}
+	return ordered
+}
+
+// tensor is s without memory.
+func (s spec) tensor() Tensor {
+	return Tensor{Name: s.name, Shape: s.shape, Decay: s.matrix(), Transposed: s.transposed, Stage: s.stage}
+}
+
+// newParams allocates the tensors of specs, in buffer order.
+func newParams(dev kernels.Device, specs []spec) (*params, error) {
+	p := &params{dev: dev, specs: inBufferOrder(specs), byName: make(map[string]int, len(specs))}
+	total := 0
+	for _, s := range p.specs {
+		total += s.len()
+		if s.matrix() {
 			p.decayed = total
 		}
 	}
@@ -62,15 +75,9 @@ func newParams(dev kernels.Device, specs []spec) (*params, error) {
 	off := 0
 	for i, s := range p.specs {
 		n := s.len()
-		p.tensors = append(p.tensors, Tensor{
-			Name:       s.name,
-			Shape:      s.shape,
-			Value:      p.values.Slice(off, n),
-			Grad:       p.grads.Slice(off, n),
-			Decay:      s.matrix(),
-			Transposed: s.transposed,
-			Stage:      s.stage,
-		})
+		t := s.tensor()
+		t.Value, t.Grad = p.values.Slice(off, n), p.grads.Slice(off, n)
+		p.tensors = append(p.tensors, t)
 		p.byName[s.name] = i
 		off += n
 	}

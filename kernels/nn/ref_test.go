@@ -71,6 +71,49 @@ func mlp64(widths []int, p tensors64, b nn.Batch) float64 {
 	return total / float64(b.Rows)
 }
 
+// cnn64 is the mean loss of a CNN in float64.
+func cnn64(cfg nn.CNNConfig, p tensors64, b nn.Batch) float64 {
+	total, size := 0.0, cfg.Height*cfg.Width*cfg.Channels
+	for row := range b.Rows {
+		x := make([]float64, size)
+		for i := range x {
+			x[i] = float64(b.Inputs[row*size+i])
+		}
+		height, width, channels := cfg.Height, cfg.Width, cfg.Channels
+		for l, filters := range cfg.Filters {
+			x = stage64(x, height, width, channels, filters, p, string(rune('0'+l)))
+			height, width, channels = height/2, width/2, filters
+		}
+		total += loss64(linear64(x, p["fc.weight"], p["fc.bias"]), int(b.Targets[row]))
+	}
+	return total / float64(b.Rows)
+}
+
+// stage64 convolves, normalises, rectifies and pools one image, in that order.
+func stage64(x []float64, height, width, channels, filters int, p tensors64, l string) []float64 {
+	out := make([]float64, height/2*(width/2)*filters)
+	for y := range height / 2 * 2 {
+		for column := range width / 2 * 2 {
+			var under []float64 // 3×3 pixels around this one
+			for i := range 9 {
+				for c := range channels {
+					v, iy, ix := 0.0, y+i/3-1, column+i%3-1
+					if iy >= 0 && iy < height && ix >= 0 && ix < width {
+						v = x[(iy*width+ix)*channels+c]
+					}
+					under = append(under, v)
+				}
+			}
+			pixel := norm64(linear64(under, p["conv."+l+".weight"], p["conv."+l+".bias"]), p["norm."+l+".weight"], p["norm."+l+".bias"])
+			for f, v := range pixel {
+				at := (y/2*(width/2)+column/2)*filters + f
+				out[at] = max(out[at], v)
+			}
+		}
+	}
+	return out
+}
+
 func addTo(dst, x []float64) {
 	for i := range dst {
 		dst[i] += x[i]

@@ -31,9 +31,10 @@ const (
 
 // Images is a labelled set of grey images. It does not change and may be used by several goroutines.
 type Images struct {
-	pixels []byte // [n, width]
+	pixels []byte // [n, height, across]
 	labels []byte // [n]
-	width  int
+	height int
+	across int // pixels of a row
 }
 
 // LoadMNIST reads the training and test set from a folder with the four files train-images-idx3-ubyte.gz,
@@ -50,7 +51,7 @@ func LoadMNIST(ctx context.Context, dir string) (train, test *Images, err error)
 			return nil, nil, mend(err, "no usable MNIST in %s: %v; pass --data with a folder of the four .gz files", dir, err)
 		}
 	}
-	if train.width != test.width {
+	if train.height != test.height || train.across != test.across {
 		return nil, nil, mend(nil, "the images in %s differ in size between training and test set", dir)
 	}
 	return train, test, nil
@@ -83,7 +84,7 @@ func readImages(dir, prefix string) (*Images, error) {
 	if len(labels) != dims[0] {
 		return nil, fmt.Errorf("%d images but %d labels in %s", dims[0], len(labels), prefix)
 	}
-	return &Images{pixels: pixels, labels: labels, width: dims[1] * dims[2]}, nil
+	return &Images{pixels: pixels, labels: labels, height: dims[1], across: dims[2]}, nil
 }
 
 // readIDX reads a compressed file of bytes in so many dimensions. The header is checked before memory is allocated for what
@@ -141,7 +142,10 @@ func (s *Images) Name() string {
 func (s *Images) Len() int64 { return int64(len(s.labels)) }
 
 // Width is the number of pixels of an image.
-func (s *Images) Width() int { return s.width }
+func (s *Images) Width() int { return s.height * s.across }
+
+// Size is the number of rows of an image, and of pixels in a row.
+func (s *Images) Size() (height, width int) { return s.height, s.across }
 
 // Classes is one more than the largest label.
 func (s *Images) Classes() int {
@@ -165,14 +169,14 @@ var pixelValues = sync.OnceValue(func() *[256]float32 {
 
 // Fill reads samples: Width normalised inputs and one target for each.
 func (s *Images) Fill(inputs []float32, targets []int32, samples []int64) {
-	if len(inputs) != len(samples)*s.width || len(targets) != len(samples) {
-		panic(fmt.Sprintf("data: %d inputs and %d targets for %d images of %d", len(inputs), len(targets), len(samples), s.width))
+	if len(inputs) != len(samples)*s.Width() || len(targets) != len(samples) {
+		panic(fmt.Sprintf("data: %d inputs and %d targets for %d images of %d", len(inputs), len(targets), len(samples), s.Width()))
 	}
 	values := pixelValues()
 	for i, id := range samples {
-		image := s.pixels[id*int64(s.width):][:s.width]
+		image := s.pixels[id*int64(s.Width()):][:s.Width()]
 		for j, p := range image {
-			inputs[i*s.width+j] = values[p]
+			inputs[i*s.Width()+j] = values[p]
 		}
 		targets[i] = int32(s.labels[id])
 	}

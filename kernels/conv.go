@@ -1,0 +1,224 @@
+package kernels
+
+import "fmt"
+
+// Window is a batch of images [Images, Height, Width, Channels], channels last, and how a window of Rows×Columns pixels
+// slides over them: Stride pixels at a time, and up to Pad pixels over every edge. Pad is less than Rows and Columns, so
+// that no window lies outside.
+type Window struct {
+	Images, Height, Width, Channels int
+	Rows, Columns, Stride, Pad      int
+}
+
+// Out is how many positions the window has on an image, down and across.
+func (g Window) Out() (height, width int) {
+	return (g.Height+2*g.Pad-g.Rows)/g.Stride + 1, (g.Width+2*g.Pad-g.Columns)/g.Stride + 1
+}
+
+// window is a checked Window and what follows from it.
+type window struct {
+	Window
+	outHeight, outWidth int
+	positions           int // of all images
+	inputs, under       int // values of all images, and under one position
+}
+
+// checkWindow panics unless g and the number of filters make sense.
+func checkWindow(op string, g Window, filters int) window {
+	if g.Stride < 1 || g.Pad < 0 || g.Pad >= min(g.Rows, g.Columns) {
+		panic(fmt.Sprintf("kernels: %s: stride %d and pad %d for a window of %d×%d: a stride is at least 1, and a pad less than the window",
+			op, g.Stride, g.Pad, g.Rows, g.Columns))
+	}
+	checkDims(op, g.Images, g.Height, g.Width, g.Channels, g.Rows, g.Columns, filters)
+	if g.Rows-2*g.Pad > g.Height || g.Columns-2*g.Pad > g.Width {
+		panic(fmt.Sprintf("kernels: %s: a window of %d×%d does not fit into %d×%d with pad %d", op, g.Rows, g.Columns, g.Height, g.Width, g.Pad))
+	}
+	w := window{Window: g}
+	w.outHeight, w.outWidth = g.Out()
+	checkDims(op, g.Images, w.outHeight, w.outWidth, g.Rows, g.Columns, g.Channels, filters)
+	w.positions = g.Images * w.outHeight * w.outWidth
+	w.inputs, w.under = g.Images*g.Height*g.Width*g.Channels, g.Rows*g.Columns*g.Channels
+	return w
+}
+
+// columnFloats bounds the matrix of columns that a convolution makes at a time: 4 MiB, what stays in the caches until the
+// product has read it. A device has its own copy, which tests lower.
+const columnFloats = 1 << 20
+
+// stretch is how many positions are treated at once: whole canonical blocks, so that sums over positions have the same bits
+// whatever it is.
+func (w *window) stretch(limit int) int {
+	return max(1, limit/w.under/BlockK) * BlockK
+}
+
+// convScratch is the columns of one stretch and their gradient.
+type convScratch struct {
+	columns, gradient []float32
+}
+
+func room(x []float32, n int) []float32 {
+	if len(x) < n {
+		return alignedFloats(n)
+	}
+	return x
+}
+
+func (d *hostDevice) Conv(out, x, w, bias Buffer, filters int, g Window) {
+	const op = "Conv"
+	s := checkWindow(op, g, filters)
+	k := s.under
+	o, xs := d.floats(op, "out", out, s.positions*filters), d.floats(op, "x", x, s.inputs)
+	ws, b := d.floats(op, "w", w, filters*k), d.optional(op, "bias", bias, filters)
+	step := min(s.stretch(d.columnFloats), s.positions)
+	d.conv.columns = room(d.conv.columns, step*k)
+	for p0 := 0; p0 < s.positions; p0 += step {
+		p1 := min(p0+step, s.positions)
+		columns := d.conv.columns[:(p1-p0)*k]
+		d.windows(windowTask{op: windowColumns, window: s, x: xs, out: columns, p0: p0, p1: p1})
+		d.matmul(columnSumsTask{}, matmulTask{c: o[p0*filters : p1*filters], a: columns, b: ws, bias: b,
+			m: p1 - p0, n: filters, k: k, ai: k, ak: 1, bk: 1, bj: k})
+	}
+}
+
+func (d *hostDevice) ConvBackward(dx, dw, dbias, dout, x, w Buffer, filters int, g Window) {
+	const op = "ConvBackward"
+	s := checkWindow(op, g, filters)
+	k := s.under
+	do, xs := d.floats(op, "dout", dout, s.positions*filters), d.floats(op, "x", x, s.inputs)
+	ws, dws := d.floats(op, "w", w, filters*k), d.floats(op, "dw", dw, filters*k)
+	db, dxs := d.optional(op, "dbias", dbias, filters), d.optional(op, "dx", dx, s.inputs)
+	step := min(s.stretch(d.columnFloats), s.positions)
+	d.conv.columns = room(d.conv.columns, step*k)
+	if dxs != nil {
+		d.conv.gradient = room(d.conv.gradient, step*k)
+		d.Zero(dx)
+	}
+	for p0 := 0; p0 < s.positions; p0 += step {
+		p1 := min(p0+step, s.positions)
+		n, part := p1-p0, do[p0*filters:p1*filters]
+		columns := d.conv.columns[:n*k]
+		d.windows(windowTask{op: windowColumns, window: s, x: xs, out: columns, p0: p0, p1: p1})
+		var sums columnSumsTask
+		if db != nil {
+			sums = columnSumsTask{db, part, n, filters}
+		}
+		gradient := matmulTask{c: dws, a: part, b: columns, m: filters, n: k, k: n, ai: 1, ak: filters, bk: k, bj: 1, accumulate: true}
+		if dxs == nil {
+			d.matmul(sums, gradient)
+			continue
+		}
+		dcolumns := d.conv.gradient[:n*k]
+		d.matmul(sums, matmulTask{c: dcolumns, a: part, b: ws, m: n, n: k, k: filters, ai: filters, ak: 1, bk: k, bj: 1}, gradient)
+		d.windows(windowTask{op: windowImages, window: s, x: dcolumns, out: dxs, p0: p0, p1: p1})
+	}
+}
+
+func (d *hostDevice) MaxPool(out, x Buffer, g Window) {
+	const op = "MaxPool"
+	s := checkWindow(op, g, 1)
+	d.windows(windowTask{op: windowMax, window: s, x: d.floats(op, "x", x, s.inputs),
+		out: d.floats(op, "out", out, s.positions*g.Channels), p1: s.positions})
+}
+
+func (d *hostDevice) MaxPoolBackward(dx, dout, x Buffer, g Window) {
+	const op = "MaxPoolBackward"
+	s := checkWindow(op, g, 1)
+	dxs := d.floats(op, "dx", dx, s.inputs)
+	d.windows(windowTask{op: windowMaxBackward, window: s, x: d.floats(op, "x", x, s.inputs),
+		dout: d.floats(op, "dout", dout, s.positions*g.Channels), out: dxs, p1: s.positions})
+}
+
+type windowOp int
+
+const (
+	windowColumns windowOp = iota
+	windowImages
+	windowMax
+	windowMaxBackward
+)
+
+// windowTask treats the window's positions [p0,p1) of all images. Of columns, x and out have those positions only.
+type windowTask struct {
+	op windowOp
+	window
+	out, x, dout []float32
+	p0, p1       int
+	engine       engine
+}
+
+func (d *hostDevice) windows(t windowTask) {
+	t.engine = d.engine
+	p := &d.tasks.window
+	*p = t
+	n := t.p1 - t.p0
+	work := n * t.under
+	if !t.scatters() {
+		d.pool.run(p, d.partsFor(work, n*Lanes))
+		return
+	}
+	first, last := t.images()
+	d.pool.run(p, d.partsFor(work, (last-first)*Lanes))
+}
+
+// scatters says whether a position writes to its image, so that one image is one thread's.
+func (t *windowTask) scatters() bool { return t.op == windowImages || t.op == windowMaxBackward }
+
+// images is the range of images that the positions are on.
+func (t *windowTask) images() (first, last int) {
+	each := t.outHeight * t.outWidth
+	return t.p0 / each, (t.p1 + each - 1) / each
+}
+
+func (t *windowTask) run(i, n int) {
+	if !t.scatters() {
+		all := t.p1 - t.p0
+		from, to := t.p0+all*i/n, t.p0+all*(i+1)/n
+		if t.op == windowColumns {
+			t.columns(from, to)
+		} else {
+			t.engine.maxPool(t, from, to)
+		}
+		return
+	}
+	first, last := t.images()
+	each := t.outHeight * t.outWidth
+	from, to := first+(last-first)*i/n, first+(last-first)*(i+1)/n
+	q0, q1 := max(t.p0, from*each), min(t.p1, to*each)
+	if q0 >= q1 {
+		return
+	}
+	if t.op == windowImages {
+		t.engine.addColumns(t, q0, q1)
+		return
+	}
+	size := t.Height * t.Width * t.Channels
+	clear(t.out[from*size : to*size])
+	t.engine.maxPoolBackward(t, q0, q1)
+}
+
+// corner is position p's image, and the first row and column of pixels under its window, which may lie outside.
+func (t *window) corner(p int) (image, y, x int) {
+	image, p = p/(t.outHeight*t.outWidth), p%(t.outHeight*t.outWidth)
+	return image, p/t.outWidth*t.Stride - t.Pad, p%t.outWidth*t.Stride - t.Pad
+}
+
+// columns writes the pixels under the window at positions [from,to), one row for each position, zeros where it reaches over
+// an edge. It computes nothing, so all engines share it.
+func (t *windowTask) columns(from, to int) {
+	c := t.Channels
+	for p := from; p < to; p++ {
+		row := t.out[(p-t.p0)*t.under:][:t.under]
+		image, y, x := t.corner(p)
+		left, right := max(0, -x), min(t.Columns, t.Width-x)
+		for ky := range t.Rows {
+			dst := row[ky*t.Columns*c:][:t.Columns*c]
+			if y+ky < 0 || y+ky >= t.Height {
+				clear(dst)
+				continue
+			}
+			clear(dst[:left*c])
+			copy(dst[left*c:right*c], t.x[((image*t.Height+y+ky)*t.Width+x+left)*c:])
+			clear(dst[right*c:])
+		}
+	}
+}
