@@ -64,6 +64,10 @@ race: ## run the short tests under the race detector
 portable: ## run the kernels' tests without cgo: plain Go must give the same bits
 	CGO_ENABLED=0 go test -short -timeout $(TEST_TIMEOUT) ./kernels/...
 
+.PHONY: sanitize
+sanitize: ## run the kernels' tests under gcc's sanitizers of addresses and undefined behaviour
+	CGO_ENABLED=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 go test -asan -short -timeout 30m ./kernels/...
+
 .PHONY: sim
 sim: ## simulate SEEDS jobs under random faults
 	$(call some-test,$(SIM_RUN),./elastic/elastictest)

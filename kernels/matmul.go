@@ -111,8 +111,10 @@ func (p *matmulPart) run(i, _ int) {
 	k0, k1 := s*p.stretch, min((s+1)*p.stretch, p.k)
 	shared := p.shared[s%len(p.shared)]
 	if u < p.packs {
-		// Whoever still computes with what this memory held must be done.
+		// Whoever still computes with what this memory held must be done. The stretch before must be packed, because packed counts
+		// units and not whose they are.
 		await(&p.computed, (s-1)*p.units)
+		await(&p.packed, s*p.packs)
 		from, to := p.sharedLen*u/p.packs, p.sharedLen*(u+1)/p.packs
 		if p.byRows {
 			p.engine.packColumns(&p.matmulTask, shared, k0, k1, from, to)
