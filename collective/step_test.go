@@ -91,7 +91,7 @@ func TestGroupsInAnotherOrder(t *testing.T) {
 		{"a pair turned around", [][]int{{3, 1}}, nil, map[int][]int{1: {1, 0}}, []int{0, 1}},
 		{"three in another order", [][]int{{1, 5, 3}}, nil, map[int][]int{1: {1, 0}}, []int{0, 1}},
 		{"the same ranks twice", [][]int{{0, 1, 2, 3, 4, 5}, {0, 1, 2, 3, 4, 5}}, nil, map[int][]int{2: {1, 2}}, []int{2, 1}},
-		{"formed after another", [][]int{{0, 1}, {2, 4}}, []int{0}, map[int][]int{2: {2, 0}}, []int{0, 2}},
+		{"formed after another", [][]int{{1, 2, 3, 4}, {2, 4}}, []int{0}, map[int][]int{2: {2, 0}}, []int{0, 2}},
 		{"one in another", [][]int{{0, 1, 2, 3, 4}, {1, 3}}, nil, map[int][]int{3: {2, 1, 0}}, []int{1, 2, 0}},
 		{"two that overlap", [][]int{{0, 1, 2, 3}, {1, 3, 4, 5}}, nil, map[int][]int{1: {2, 1}, 3: {1, 2}}, []int{1, 2, 0}},
 	} {
