@@ -28,6 +28,12 @@ space() { # a namespace that lives as long as a process in it
   until [ "$(readlink "/proc/$!/ns/net" 2>/dev/null)" != "$(readlink /proc/self/ns/net)" ] && [ -e "/proc/$!/ns/net" ]; do sleep 0.01; done
 }
 on() { local pid=$1; shift; nsenter -t "$pid" -n -- "$@"; }
+start() { # in the background, with its output in a file; its own process, so that a signal meets it and no shell
+  local pid=$1 log=$2
+  shift 2
+  nsenter -t "$pid" -n -- "$@" >"$out/$log" 2>&1 &
+  pids+=($!)
+}
 
 space; one=${pids[0]}
 space; two=${pids[1]}
@@ -41,12 +47,10 @@ for i in 1 2; do
 done
 
 coordinator=10.213.9.1:7600
-on "$one" "$BIN/farandole" coordinator --listen $coordinator --insecure --state-dir "$out" >"$out/coordinator.log" 2>&1 &
-pids+=($!)
+start "$one" coordinator.log "$BIN/farandole" coordinator --listen $coordinator --insecure --state-dir "$out"
 for i in 1 2; do
   host=$one; [ $i = 1 ] || host=$two
-  on "$host" "$BIN/farandole" agent --coordinator $coordinator --host "host$i" --listen "10.213.9.$i" --insecure --slots 2 >"$out/agent$i.log" 2>&1 &
-  pids+=($!)
+  start "$host" "agent$i.log" "$BIN/farandole" agent --coordinator $coordinator --host "host$i" --listen "10.213.9.$i" --insecure --slots 2
 done
 sleep 1
 
