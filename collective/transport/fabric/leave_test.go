@@ -33,7 +33,8 @@ func TestWhatWasSentArrivesAfterItsSenderHasLeft(t *testing.T) {
 					}
 					left <- group[0].Close()
 				}()
-				time.Sleep(3 * linger / 2) // what is late by less than linger arrives anyway
+				time.Sleep(3 * linger / 2)
+				require.Empty(t, left, "it has left before its messages were taken")
 				for range ahead {
 					got := make([]byte, size)
 					require.NoError(t, group[1].Recv(0, got))
@@ -47,14 +48,24 @@ func TestWhatWasSentArrivesAfterItsSenderHasLeft(t *testing.T) {
 	}
 }
 
-// TestSendToARankThatHasLeftEnds has a rank that leaves without taking what is sent to it, so that its own goodbye must end
-// the send.
-func TestSendToARankThatHasLeftEnds(t *testing.T) {
-	group := form(t, 2, Config{Provider: "tcp"})
-	require.NoError(t, group[0].Send(1, []byte("never read")))
+// TestSendToARankThatIsLeavingEnds has a rank that waits for its message to be taken and takes nothing itself.
+func TestSendToARankThatIsLeavingEnds(t *testing.T) {
+	ranks := form(t, 2, Config{Provider: "tcp"})
+	require.NoError(t, ranks[0].Send(1, []byte("never read")))
 	left := make(chan error, 1)
-	go func() { left <- group[0].Close() }()
-	require.ErrorIs(t, group[1].Send(0, make([]byte, 1<<20)), collective.ErrPeerLeft)
+	go func() { left <- ranks[0].Close() }()
+	p := ranks[1].(*group).peers[0]
+	<-p.left
+	require.Equal(t, (<-chan struct{})(p.left), p.end(opPiece))
+	require.Equal(t, (<-chan struct{})(p.left), p.end(opSend+ahead-1))
+	require.Equal(t, (<-chan struct{})(p.gone), p.end(opFill))
+	require.Equal(t, (<-chan struct{})(p.gone), p.end(opAhead+ahead-1))
+	select {
+	case <-p.gone:
+		t.Fatal("what it sent can still be taken")
+	default:
+	}
+	require.ErrorIs(t, ranks[1].Send(0, make([]byte, 1<<20)), collective.ErrPeerLeft)
 	require.NoError(t, <-left)
-	require.NoError(t, group[1].Close())
+	require.NoError(t, ranks[1].Close())
 }
