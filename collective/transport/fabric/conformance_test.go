@@ -3,7 +3,6 @@
 package fabric
 
 import (
-	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -12,30 +11,22 @@ import (
 	"github.com/farandole-ml/farandole/collective/collectivetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// providers are those that run on any host.
-var providers = map[string]Config{
-	"tcp":        {Provider: "tcp"},
-	"tcp staged": {Provider: "tcp", Stage: true},
-	"shm":        {Provider: "shm"},
+func TestMain(m *testing.M) {
+	dieByRequest()
+	collectivetest.AbortRank(func() (collectivetest.Listener, error) { return Listen("127.0.0.1:0", Config{Provider: "tcp"}) })
+	goleak.VerifyTestMain(m)
 }
 
-// envShm asks for the shm provider's suite too, which hangs on libfabric 1.17: see docs/fabric.md.
-const envShm = "FARANDOLE_FABRIC_SHM"
+// TestAborts strikes groups of processes; BenchmarkAborts does it often, and says how long the others took to notice.
+func TestAborts(t *testing.T) { collectivetest.Aborts(t, 24) }
 
+func BenchmarkAborts(b *testing.B) { collectivetest.AbortTimes(b) }
+
+// TestConformance stages groups of 2, 3, 6 and 7 ranks, as RDMA hardware does all, and gives every second size checksums.
 func TestConformance(t *testing.T) {
-	for name, cfg := range providers {
-		t.Run(name, func(t *testing.T) {
-			if cfg.Provider == "shm" && os.Getenv(envShm) == "" {
-				t.Skipf("set %s to run it", envShm)
-			}
-			collectivetest.Run(t, func(t testing.TB, world int) []collective.Transport {
-				cfg.Checksum = world%2 == 0
-				return form(t, world, cfg)
-			})
-		})
-	}
+	collectivetest.Run(t, func(t testing.TB, world int) []collective.Transport {
+		return form(t, world, Config{Provider: "tcp", Checksum: world%2 == 0, Stage: world/2%2 == 1})
+	})
 }
 
 // form makes a group of ranks with one setting.

@@ -69,7 +69,7 @@ func (t *group) Abort(cause error) {
 	t.ending.Go(func() { t.end(cause) })
 }
 
-// Close implements collective.Transport. It waits until the peers have what was sent, at most linger.
+// Close implements collective.Transport. It waits until the peers have taken what was sent, for leaveTimeout at most.
 func (t *group) Close() error {
 	t.Abort(collective.ErrClosed)
 	t.ending.Wait()
@@ -86,17 +86,22 @@ func (t *group) end(cause error) {
 	t.ep.nudge()
 	t.inside.Wait()
 	farewell := collective.Farewell(cause)
-	late := time.Now().Add(linger)
 	for _, p := range t.peers {
 		if p != nil {
-			_ = p.conn.SetWriteDeadline(late)
-			_, _ = p.conn.Write(encodeGoodbye(farewell)) // a peer that does not get it sees the connection end
+			_ = p.conn.SetWriteDeadline(time.Now().Add(linger))
+			_, _ = p.conn.Write(encodeGoodbye(farewell, p.sent)) // a peer that does not get it sees the connection end
 		}
 	}
+	wait := linger
+	if errors.Is(cause, collective.ErrClosed) {
+		wait = leaveTimeout
+	}
 	t.mu.Lock()
-	wait := !t.interrupted
+	if t.interrupted {
+		wait = 0 // what was sent is of no use any more
+	}
 	t.mu.Unlock()
-	for wait && time.Now().Before(late) && !t.delivered() {
+	for late := time.Now().Add(wait); time.Now().Before(late) && !t.taken(); {
 		t.ep.poll(pollSpins, 1)
 	}
 	t.ep.close()
@@ -107,21 +112,17 @@ func (t *group) end(cause error) {
 	}
 }
 
-// delivered says whether every peer that is still there has all small messages.
-func (t *group) delivered() bool {
+// taken says whether every peer has taken all that was sent, or takes no more.
+func (t *group) taken() bool {
 	for _, p := range t.peers {
 		if p == nil {
 			continue
 		}
 		select {
-		case <-p.gone:
-			continue
+		case <-p.receipt:
+		case <-p.left:
 		default:
-		}
-		for i := range ahead {
-			if !t.ep.slots[p.base+opSend+i].idle.Load() {
-				return false
-			}
+			return false
 		}
 	}
 	return true

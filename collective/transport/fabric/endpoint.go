@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/farandole-ml/farandole/collective/transport"
 )
 
 // endpoint is an open endpoint of libfabric's with a fixed set of operations. Progress is made by whoever polls; one at a
@@ -23,7 +25,7 @@ type endpoint struct {
 	fab     *C.fab
 	slots   []slot
 	staging []byte
-	local   bool // what is posted must lie in staging
+	direct  bool // what is posted may lie outside staging
 	longest int  // bytes of a message
 
 	flying atomic.Int32 // sends of small messages that have not ended
@@ -55,13 +57,14 @@ func openEndpoint(provider, node string, ops, stagingBytes int) (*endpoint, erro
 	defer C.free(unsafe.Pointer(n))
 	var f *C.fab
 	var why *C.char
-	if rc := C.fab_open(&f, p, n, C.size_t(ops), C.size_t(stagingBytes), &why); rc != 0 {
+	needs := C.fab_needs{ops: C.size_t(ops), staging_bytes: C.size_t(stagingBytes), least: transport.HeaderBytes + smallBytes, tag_bits: tagBits}
+	if rc := C.fab_open(&f, p, n, &needs, &why); rc != 0 {
 		return nil, fmt.Errorf("libfabric provider %q at %s: %s: %s (fi_info lists the providers)", provider, node, C.GoString(why), C.GoString(C.fab_strerror(rc)))
 	}
 	e := &endpoint{
 		fab: f, slots: make([]slot, ops),
 		staging: unsafe.Slice((*byte)(C.fab_staging(f)), stagingBytes),
-		local:   C.fab_local(f) != 0,
+		direct:  C.fab_direct(f) != 0,
 		longest: int(min(uint64(C.fab_max_message(f)), maxPieceBytes)),
 		passed:  make(chan struct{}, 1),
 	}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,6 +31,9 @@ type Listener struct {
 // Listen starts accepting on addr (host:port; port 0 picks one). The caller must Close the Listener.
 func Listen(addr string, cfg Config) (*Listener, error) {
 	cfg = cfg.withDefaults()
+	if isShared(cfg.Provider) {
+		return nil, errShared
+	}
 	m := mesh.Config{
 		Job: cfg.Job, Admission: cfg.Admission, Logger: cfg.Logger,
 		FlagNames: []string{"message checksums", "staging"},
@@ -51,6 +55,14 @@ func (c Config) withDefaults() Config {
 		c.Liveness = time.Second
 	}
 	return c
+}
+
+// errShared says why libfabric's shared memory is refused. Of libfabric 1.17 this was seen; docs/fabric.md has the rest.
+var errShared = errors.New("fabric: libfabric's provider shm is not used, because it loses messages of programs with threads and a process that is killed can leave its peers spinning for ever: on one host choose the transport shm, or libfabric's provider tcp")
+
+// isShared says whether a provider, which may be layered ("shm;ofi_mrail"), is libfabric's shared memory.
+func isShared(provider string) bool {
+	return slices.Contains(strings.Split(provider, ";"), "shm")
 }
 
 // network is TCP for package mesh.
@@ -221,7 +233,7 @@ func (t *group) greet(ctx context.Context) error {
 
 func (t *group) sendGreeting(p *peer) error {
 	b := p.frame(opSend)[:1]
-	err := t.post(p, func() (bool, error) { return t.ep.send(p.base+opPiece, b, p.rank, headerTag(t.id.Rank, 0)) })
+	err := t.post(p, opPiece, func() (bool, error) { return t.ep.send(p.base+opPiece, b, p.rank, headerTag(t.id.Rank, 0)) })
 	if err == nil {
 		_, err = t.await(p, opPiece)
 	}
@@ -230,7 +242,7 @@ func (t *group) sendGreeting(p *peer) error {
 
 func (t *group) awaitGreeting(p *peer) error {
 	b := p.staged(opFill)[:1]
-	err := t.post(p, func() (bool, error) { return t.ep.recv(p.base+opFill, b, headerTag(p.rank, 0)) })
+	err := t.post(p, opFill, func() (bool, error) { return t.ep.recv(p.base+opFill, b, headerTag(p.rank, 0)) })
 	if err == nil {
 		_, err = t.await(p, opFill)
 	}

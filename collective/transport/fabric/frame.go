@@ -17,13 +17,15 @@ const (
 	smallBytes = 8 << 10
 )
 
-// A tag says what a datagram is: header or piece, from whom, which piece (modulo maxPieces), which message.
+// A tag says what a datagram is: header or piece, from whom, which piece (modulo maxPieces), which message. Every message
+// between two ranks has its own tags, so that it does not matter in which order datagrams arrive.
 const (
-	tagPiece   = 1 << 63
+	tagBits    = 60 // that are used: some providers keep the highest for themselves
+	tagPiece   = 1 << (tagBits - 1)
 	tagSource  = 43 // bits below
 	tagPlace   = 32
 	maxPieces  = 1 << (tagSource - tagPlace)
-	maxSources = 1 << (63 - tagSource)
+	maxSources = 1 << (tagBits - 1 - tagSource)
 )
 
 func headerTag(from int, number uint32) uint64 {

@@ -49,13 +49,13 @@ func newGroup(id transport.ID, ep *endpoint, conns []net.Conn, cfg Config) (*gro
 	if ep == nil {
 		return t, nil
 	}
-	t.stage = cfg.Stage || ep.local
+	t.stage = cfg.Stage || !ep.direct
 	i := 0
 	for r, c := range conns {
 		if c == nil {
 			continue
 		}
-		p := &peer{rank: r, base: i * peerOps, conn: c, mem: ep.staging[i*peerBytes:][:peerBytes], gone: make(chan struct{})}
+		p := newPeer(r, i*peerOps, c, ep.staging[i*peerBytes:][:peerBytes])
 		t.peers[r] = p
 		for range ahead {
 			if err := t.ask(p); err != nil {
@@ -140,7 +140,7 @@ func (t *group) send(p *peer, b []byte) error {
 	if len(b) <= smallBytes {
 		f = append(f, b...)
 	}
-	if err := t.post(p, func() (bool, error) { return t.ep.send(p.base+op, f, p.rank, headerTag(t.id.Rank, n)) }); err != nil {
+	if err := t.post(p, op, func() (bool, error) { return t.ep.send(p.base+op, f, p.rank, headerTag(t.id.Rank, n)) }); err != nil {
 		return err
 	}
 	p.sent = n
@@ -167,7 +167,7 @@ func (t *group) sendPieces(p *peer, b []byte) error {
 		if t.stage {
 			piece = p.staged(opPiece)[:copy(p.staged(opPiece), piece)]
 		}
-		err := t.post(p, func() (bool, error) {
+		err := t.post(p, opPiece, func() (bool, error) {
 			return t.ep.send(p.base+opPiece, piece, p.rank, pieceTag(t.id.Rank, p.sent, i))
 		})
 		if err == nil {
@@ -227,6 +227,7 @@ func (t *group) recv(p *peer, b []byte) error {
 	if err := t.ask(p); err != nil && !errors.Is(err, errGone) {
 		return err // what comes after a peer has gone is found missing by who wants it
 	}
+	p.taken.Store(n)
 	return nil
 }
 
@@ -252,7 +253,7 @@ func (t *group) fill(p *peer, b []byte, n uint32, i int) error {
 	if t.stage {
 		b = p.staged(opFill)[:len(b)]
 	}
-	return t.post(p, func() (bool, error) { return t.ep.recv(p.base+opFill, b, pieceTag(p.rank, n, i)) })
+	return t.post(p, opFill, func() (bool, error) { return t.ep.recv(p.base+opFill, b, pieceTag(p.rank, n, i)) })
 }
 
 // receivePieces waits for the pieces of message n, the first of which has been asked for.
@@ -278,8 +279,8 @@ func (t *group) receivePieces(p *peer, b []byte, n uint32, size int) error {
 	return nil
 }
 
-// post calls f, which posts an operation with p, until there is room for it.
-func (t *group) post(p *peer, f func() (bool, error)) error {
+// post calls f, which posts p's operation op, until there is room for it.
+func (t *group) post(p *peer, op int, f func() (bool, error)) error {
 	for {
 		if ok, err := f(); ok {
 			t.ep.stir()
@@ -287,7 +288,7 @@ func (t *group) post(p *peer, f func() (bool, error)) error {
 		} else if err != nil {
 			return err
 		}
-		if err := t.pause(p); err != nil {
+		if err := t.pause(p, op); err != nil {
 			return err
 		}
 	}
@@ -295,12 +296,12 @@ func (t *group) post(p *peer, f func() (bool, error)) error {
 
 // await waits until p's operation op has ended and gives the number of bytes that it moved.
 func (t *group) await(p *peer, op int) (int, error) {
-	s := &t.ep.slots[p.base+op]
+	s, end := &t.ep.slots[p.base+op], p.end(op)
 	for !s.idle.Load() {
 		select {
 		case <-t.over:
 			return 0, t.cause()
-		case <-p.gone:
+		case <-end:
 			for empty := 0; empty < lastLooks && !s.idle.Load(); { // what it sent may be here already
 				if t.ep.more() {
 					empty = 0
@@ -321,7 +322,7 @@ func (t *group) await(p *peer, op int) (int, error) {
 		case <-s.ready:
 		case <-t.ep.passed:
 		case <-t.over:
-		case <-p.gone:
+		case <-end:
 		}
 	}
 	if s.err != nil {
@@ -330,12 +331,12 @@ func (t *group) await(p *peer, op int) (int, error) {
 	return s.bytes, nil
 }
 
-// pause lets libfabric make progress while something about p cannot go on.
-func (t *group) pause(p *peer) error {
+// pause lets libfabric make progress while p's operation op cannot be posted.
+func (t *group) pause(p *peer, op int) error {
 	select {
 	case <-t.over:
 		return t.cause()
-	case <-p.gone:
+	case <-p.end(op):
 		return errGone
 	default:
 		t.ep.poll(0, 1)
@@ -348,7 +349,7 @@ func (t *group) broken(p *peer, err error) error {
 	late := time.NewTimer(linger)
 	defer late.Stop()
 	select {
-	case <-p.gone:
+	case <-p.left:
 		return errGone
 	case <-t.over:
 		return t.cause()

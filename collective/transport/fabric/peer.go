@@ -3,16 +3,10 @@
 package fabric
 
 import (
-	"encoding/binary"
-	"errors"
-	"fmt"
-	"io"
 	"net"
-	"os"
 	"sync"
-	"time"
+	"sync/atomic"
 
-	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/transport"
 )
 
@@ -40,9 +34,6 @@ func isSmallSend(op int) bool {
 	return op >= opSend && op < opSend+ahead
 }
 
-// linger is how long the end of a group may take to reach a peer that does not answer.
-const linger = 200 * time.Millisecond
-
 // peer is another rank: its share of the endpoint, its connection, and the state of the two directions. Each
 // direction has one user at a time.
 type peer struct {
@@ -53,14 +44,41 @@ type peer struct {
 
 	sent     uint32
 	out, in  pinned
-	received uint32
-	asked    uint32 // headers up to this number are posted
+	received uint32        // the message that is being received, or was last
+	taken    atomic.Uint32 // messages received to their end
+	asked    uint32        // headers up to this number are posted
 
 	mu      sync.Mutex
 	goodbye []byte // its farewell, once it came
 	lost    error  // why its connection ended
 
-	gone chan struct{} // closed when its connection has ended
+	receipt chan struct{} // closed when it has taken all that this rank sent
+	left    chan struct{} // closed when it takes no more
+	gone    chan struct{} // closed when nothing more comes from it
+}
+
+func newPeer(rank, base int, conn net.Conn, mem []byte) *peer {
+	return &peer{
+		rank: rank, base: base, conn: conn, mem: mem,
+		receipt: make(chan struct{}), left: make(chan struct{}), gone: make(chan struct{}),
+	}
+}
+
+// leave notes that p takes no more. Its watcher calls it.
+func (p *peer) leave() {
+	select {
+	case <-p.left:
+	default:
+		close(p.left)
+	}
+}
+
+// end is closed when operation op of p's cannot end well any more.
+func (p *peer) end(op int) <-chan struct{} {
+	if op >= opSend && op <= opPiece {
+		return p.left
+	}
+	return p.gone
 }
 
 func (p *peer) frame(op int) []byte {
@@ -75,59 +93,9 @@ func (p *peer) staged(op int) []byte {
 func (t *group) ask(p *peer) error {
 	n := p.asked + 1
 	op := opAhead + int(n%ahead)
-	if err := t.post(p, func() (bool, error) { return t.ep.recv(p.base+op, p.frame(op), headerTag(p.rank, n)) }); err != nil {
+	if err := t.post(p, op, func() (bool, error) { return t.ep.recv(p.base+op, p.frame(op), headerTag(p.rank, n)) }); err != nil {
 		return err
 	}
 	p.asked = n
 	return nil
-}
-
-// A goodbye on a connection: the length of the farewell, and the farewell.
-const goodbyeBytes = 4
-
-func encodeGoodbye(farewell []byte) []byte {
-	return append(binary.LittleEndian.AppendUint32(nil, uint32(len(farewell))), farewell...)
-}
-
-// watch reads p's connection until it ends, which is the end of p.
-func (t *group) watch(p *peer) {
-	err := t.listen(p)
-	p.mu.Lock()
-	p.lost = err
-	p.mu.Unlock()
-	close(p.gone)
-	if t.enter() {
-		t.ep.nudge()
-		t.inside.Done()
-	}
-}
-
-func (t *group) listen(p *peer) error {
-	var b [goodbyeBytes]byte
-	if _, err := io.ReadFull(p.conn, b[:]); err != nil {
-		return fmt.Errorf("%w: %w", collective.ErrPeerLost, transport.Ended(err))
-	}
-	farewell := make([]byte, min(binary.LittleEndian.Uint32(b[:]), collective.MaxFarewell))
-	if _, err := io.ReadFull(p.conn, farewell); err != nil {
-		return fmt.Errorf("%w: %w", collective.ErrPeerLost, transport.Ended(err))
-	}
-	if !t.enter() {
-		return collective.ErrPeerLeft
-	}
-	defer t.inside.Done()
-	p.mu.Lock()
-	p.goodbye = farewell
-	p.mu.Unlock()
-	// Until p closes the connection it waits for what it sent to be delivered, and that takes progress here.
-	for over := time.Now().Add(2 * linger); time.Now().Before(over); {
-		t.ep.poll(0, 0)
-		_ = p.conn.SetReadDeadline(time.Now().Add(time.Millisecond))
-		if _, err := p.conn.Read(b[:1]); !errors.Is(err, os.ErrDeadlineExceeded) {
-			break
-		}
-		if t.isOver() {
-			break
-		}
-	}
-	return collective.ErrPeerLeft
 }

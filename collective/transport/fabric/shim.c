@@ -35,14 +35,14 @@ struct fab {
 	struct op *ops;
 	char *staging;
 	size_t staging_bytes;
-	int local;
+	int direct;
 	int sleeps; // the completion queue cannot be waited for
 	atomic_int woken;
 };
 
 enum { max_peers_hint = 64 };
 
-static struct fi_info *wanted(const char *provider) {
+static struct fi_info *wanted(const char *provider, uint64_t completion) {
 	struct fi_info *h = fi_allocinfo();
 	if (!h)
 		return NULL;
@@ -52,57 +52,77 @@ static struct fi_info *wanted(const char *provider) {
 	h->domain_attr->threading = FI_THREAD_SAFE;
 	h->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_ALLOCATED | FI_MR_PROV_KEY | FI_MR_VIRT_ADDR;
 	h->domain_attr->resource_mgmt = FI_RM_ENABLED;
-	// In shared memory what was sent is at its receiver's already, and waiting for more can run the provider dry.
-	if (strcmp(provider, "shm"))
-		h->tx_attr->op_flags = FI_DELIVERY_COMPLETE;
+	h->tx_attr->op_flags = completion;
 	if (provider[0])
 		h->fabric_attr->prov_name = strdup(provider);
 	return h;
 }
 
-// usable skips providers that lose messages, emulate on top of others, or cannot leave their host, unless asked for.
-static int usable(const struct fi_info *i) {
-	static const char *const not[] = {"udp", "sockets", "shm", "net", NULL};
-	for (int k = 0; not[k]; k++)
-		if (!strncmp(i->fabric_attr->prov_name, not[k], strlen(not[k])))
+// usable skips providers that lose messages or emulate on top of others, unless asked for, and shared memory always: see
+// docs/fabric.md.
+static int usable(const struct fi_info *i, const char *provider) {
+	static const char *const not[] = {"udp", "sockets", "net", NULL};
+	const char *name = i->fabric_attr->prov_name;
+	if (!strncmp(name, "shm", 3))
+		return 0;
+	for (int k = 0; !provider[0] && not[k]; k++)
+		if (!strncmp(name, not[k], strlen(not[k])))
 			return 0;
 	return 1;
 }
 
+// fits says whether i can tell tags apart and take small messages whole.
+static int fits(const struct fi_info *i, const fab_needs *needs) {
+	uint64_t format = i->ep_attr->mem_tag_format; // its highest bit is the highest one of a tag
+	int bits = format ? 64 - __builtin_clzll(format) : 0;
+	return bits >= (int)needs->tag_bits && i->ep_attr->max_msg_size >= needs->least;
+}
+
 // pick takes the first provider that fits, bound to the interface of node if there is one.
-static int pick(fab *f, const char *provider, const char *node, uint64_t flags) {
-	struct fi_info *hints = wanted(provider), *all = NULL;
+static int pick(fab *f, const char *provider, const char *node, const fab_needs *needs, uint64_t completion) {
+	struct fi_info *hints = wanted(provider, completion), *all = NULL;
 	if (!hints)
 		return -FI_ENOMEM;
-	int rc = fi_getinfo(FI_VERSION(1, 15), node, NULL, flags, hints, &all);
+	int rc = fi_getinfo(FI_VERSION(1, 15), node, NULL, node ? FI_SOURCE : 0, hints, &all);
 	fi_freeinfo(hints);
 	if (rc)
 		return rc;
 	for (struct fi_info *i = all; i && !f->info; i = i->next)
-		if (provider[0] || usable(i))
+		if (usable(i, provider) && fits(i, needs))
 			f->info = fi_dupinfo(i);
 	fi_freeinfo(all);
 	return f->info ? 0 : -FI_ENODATA;
 }
 
-static int choose(fab *f, const char *provider, const char *node) {
-	if (node[0] && !pick(f, provider, node, FI_SOURCE)) {
-		if (f->info->addr_format != FI_ADDR_STR)
-			return 0;
-		fi_freeinfo(f->info); // it would make its name of the address, the same in every process
-		f->info = NULL;
-	}
-	return pick(f, provider, NULL, 0);
+// choose prefers an endpoint on node's interface, and then one that knows when a message has been delivered.
+static int choose(fab *f, const char *provider, const char *node, const fab_needs *needs) {
+	static const uint64_t completions[] = {FI_DELIVERY_COMPLETE, FI_TRANSMIT_COMPLETE};
+	int rc = -FI_ENODATA;
+	for (int bound = node[0] != 0; bound >= 0; bound--)
+		for (int k = 0; k < 2; k++)
+			if (!(rc = pick(f, provider, bound ? node : NULL, needs, completions[k])))
+				return 0;
+	return rc;
 }
 
 static int open_cq(fab *f, size_t ops) {
 	struct fi_cq_attr attr = {.size = ops, .format = FI_CQ_FORMAT_TAGGED, .wait_obj = FI_WAIT_UNSPEC};
-	// In shared memory nothing but a look tells that something has come.
-	if (strncmp(f->info->fabric_attr->prov_name, "shm", 3) && !fi_cq_open(f->domain, &attr, &f->cq, NULL))
+	if (!fi_cq_open(f->domain, &attr, &f->cq, NULL))
 		return 0;
 	f->sleeps = 1;
 	attr.wait_obj = FI_WAIT_NONE;
 	return fi_cq_open(f->domain, &attr, &f->cq, NULL);
+}
+
+// direct says whether the provider reads and writes any posted memory by the CPU. One that leaves it to a device has to pin
+// the memory, and those that do not ask for registration keep pages of a cache pinned that they drop when libc gives memory
+// back. The Go runtime gives memory back without libc, so the device could go on with pages that are no longer there.
+static int direct(const struct fi_info *i) {
+	static const char *const copies[] = {"tcp", "net", "sockets", "udp", NULL};
+	for (int k = 0; copies[k]; k++)
+		if (!strncmp(i->fabric_attr->prov_name, copies[k], strlen(copies[k])))
+			return !(i->domain_attr->mr_mode & FI_MR_LOCAL);
+	return 0;
 }
 
 static int open_staging(fab *f, size_t bytes) {
@@ -111,8 +131,8 @@ static int open_staging(fab *f, size_t bytes) {
 		return -FI_ENOMEM;
 	f->staging = m;
 	f->staging_bytes = bytes;
-	f->local = (f->info->domain_attr->mr_mode & FI_MR_LOCAL) != 0;
-	if (!f->local)
+	f->direct = direct(f->info);
+	if (!(f->info->domain_attr->mr_mode & FI_MR_LOCAL))
 		return 0;
 	int rc = fi_mr_reg(f->domain, m, bytes, FI_SEND | FI_RECV, 0, 1, 0, &f->mr, NULL);
 	if (!rc)
@@ -120,20 +140,20 @@ static int open_staging(fab *f, size_t bytes) {
 	return rc;
 }
 
-int fab_open(fab **out, const char *provider, const char *node, size_t ops, size_t staging_bytes, const char **why) {
+int fab_open(fab **out, const char *provider, const char *node, const fab_needs *needs, const char **why) {
 	fab *f = calloc(1, sizeof *f);
 	int rc = -FI_ENOMEM;
 	*why = "memory";
 	if (!f)
 		return rc;
-	f->ops = calloc(ops, sizeof *f->ops);
-	f->peers = calloc(ops, sizeof *f->peers); // there are fewer peers than operations
+	f->ops = calloc(needs->ops, sizeof *f->ops);
+	f->peers = calloc(needs->ops, sizeof *f->peers); // there are fewer peers than operations
 	if (!f->ops || !f->peers)
 		goto fail;
-	for (size_t i = 0; i < ops; i++)
+	for (size_t i = 0; i < needs->ops; i++)
 		f->ops[i].id = i;
 	*why = "fi_getinfo";
-	if ((rc = choose(f, provider, node)))
+	if ((rc = choose(f, provider, node, needs)))
 		goto fail;
 	*why = "fi_fabric";
 	if ((rc = fi_fabric(f->info->fabric_attr, &f->fabric, NULL)))
@@ -146,14 +166,14 @@ int fab_open(fab **out, const char *provider, const char *node, size_t ops, size
 	if ((rc = fi_av_open(f->domain, &av, &f->av, NULL)))
 		goto fail;
 	*why = "fi_cq_open";
-	if ((rc = open_cq(f, ops)))
+	if ((rc = open_cq(f, needs->ops)))
 		goto fail;
 	*why = "fi_endpoint";
 	if ((rc = fi_endpoint(f->domain, f->info, &f->ep, NULL)) || (rc = fi_ep_bind(f->ep, &f->av->fid, 0)) ||
 	    (rc = fi_ep_bind(f->ep, &f->cq->fid, FI_TRANSMIT | FI_RECV)) || (rc = fi_enable(f->ep)))
 		goto fail;
 	*why = "fi_mr_reg";
-	if ((rc = open_staging(f, staging_bytes)))
+	if ((rc = open_staging(f, needs->staging_bytes)))
 		goto fail;
 	*out = f;
 	return 0;
@@ -189,7 +209,7 @@ const char *fab_provider(const fab *f) { return f->info->fabric_attr->prov_name;
 const char *fab_strerror(int err) { return fi_strerror(err < 0 ? -err : err); }
 void *fab_staging(const fab *f) { return f->staging; }
 size_t fab_max_message(const fab *f) { return f->info->ep_attr->max_msg_size; }
-int fab_local(const fab *f) { return f->local; }
+int fab_direct(const fab *f) { return f->direct; }
 int fab_name(fab *f, void *addr, size_t *len) { return fi_getname(&f->ep->fid, addr, len); }
 int fab_again(int err) { return err == -FI_EAGAIN; }
 

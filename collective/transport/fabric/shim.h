@@ -8,6 +8,13 @@
 
 typedef struct fab fab;
 
+typedef struct {
+	size_t ops;           // operations at a time
+	size_t staging_bytes; // of memory for staging
+	size_t least;         // bytes of a message that must pass whole
+	unsigned tag_bits;
+} fab_needs;
+
 // A completion: which operation ended, how many bytes it moved, and 0 or a positive errno.
 typedef struct {
 	uint64_t op;
@@ -16,8 +23,8 @@ typedef struct {
 } fab_done;
 
 // fab_open opens an endpoint on provider (empty: the first that fits) bound to the interface of the address node (empty:
-// any), for ops operations at a time, with staging_bytes of memory for staging. why gets what failed.
-int fab_open(fab **out, const char *provider, const char *node, size_t ops, size_t staging_bytes, const char **why);
+// any). why gets what failed.
+int fab_open(fab **out, const char *provider, const char *node, const fab_needs *needs, const char **why);
 
 // fab_close ends the endpoint: when it returns, nothing refers to any posted buffer. No other call may be running.
 void fab_close(fab *f);
@@ -27,8 +34,8 @@ const char *fab_strerror(int err);
 void *fab_staging(const fab *f);
 size_t fab_max_message(const fab *f);
 
-// fab_local says whether posted memory must be registered: then everything must be posted from the staging memory.
-int fab_local(const fab *f);
+// fab_direct says whether any memory may be posted. Else everything must be posted from the staging memory.
+int fab_direct(const fab *f);
 
 // fab_name copies the endpoint's address; *len is the room before and the length after.
 int fab_name(fab *f, void *addr, size_t *len);
@@ -37,7 +44,8 @@ int fab_name(fab *f, void *addr, size_t *len);
 int fab_insert(fab *f, const void *addr, uint64_t i);
 
 // fab_send and fab_recv post operation op, which must have ended since it was posted last. -FI_EAGAIN means: poll, then
-// try again. A send ends when the data has been delivered; until then b belongs to libfabric.
+// try again. A send ends when b is the caller's again; that it has been delivered is what libfabric was asked for, and
+// not what all providers mean by it.
 int fab_send(fab *f, uint64_t op, const void *b, size_t n, uint64_t to, uint64_t tag);
 int fab_recv(fab *f, uint64_t op, void *b, size_t n, uint64_t tag);
 int fab_again(int err);
