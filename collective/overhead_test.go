@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/collectivetest"
 	"github.com/farandole-ml/farandole/collective/transport/inproc"
 	"github.com/farandole-ml/farandole/collective/transport/tcp"
 	"github.com/farandole-ml/farandole/elastic"
@@ -72,12 +73,16 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 }
 
 func steadyState(t *testing.T, transports []collective.Transport, tuning collective.Tuning) {
-	const rounds = 20
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ranges := elastic.Assign(3, 2)
-	round := func(tr collective.Transport) (func(), func()) {
+	var groups []*collective.Group
+	for _, tr := range transports {
 		g := collective.NewTuned(tr, tuning)
+		defer g.Close()
+		groups = append(groups, g)
+	}
+	collectivetest.RequireNoAllocations(t, groups, func(g *collective.Group) func() error {
 		var calls []collective.Call
 		for _, n := range []int{100, 50000} {
 			long, short := collective.Of(make([]float32, 2*n)), collective.Of(make([]float32, n))
@@ -97,33 +102,17 @@ func steadyState(t *testing.T, transports []collective.Transport, tuning collect
 				calls = append(calls, c)
 			}
 		}
-		return func() {
+		return func() error {
 			for i := range calls {
 				if err := g.Do(ctx, &calls[i]); err != nil {
-					t.Error(err)
+					return err
 				}
 			}
-			if err := exchange(ctx, g, calls[0].Out.Data); err != nil {
-				t.Error(err)
-			}
-		}, func() { g.Close() }
-	}
-	near, closeNear := round(transports[0])
-	far, closeFar := round(transports[1])
-	defer closeNear()
-	defer closeFar()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() {
-		for range rounds + 2 {
-			far()
+			return exchange(ctx, g, calls[0].Out.Data)
 		}
 	})
-	near()
-	require.Less(t, testing.AllocsPerRun(rounds, near), 1.0)
 }
 
-// exchange sends b from rank 0 to rank 1 and back.
 func exchange(ctx context.Context, g *collective.Group, b []byte) error {
 	if g.Rank() == 0 {
 		if err := g.Send(ctx, 1, b); err != nil {

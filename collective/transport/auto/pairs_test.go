@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/farandole-ml/farandole/collective"
+	"github.com/farandole-ml/farandole/collective/collectivetest"
 	"github.com/farandole-ml/farandole/collective/transport"
 	"github.com/farandole-ml/farandole/elastic"
 )
@@ -159,28 +160,22 @@ func TestEitherSideEndsBoth(t *testing.T) {
 }
 
 func TestHierarchicalAllocatesNothing(t *testing.T) {
-	const rounds = 20
-	transports := at(t, "", "a", "a", "b", "b")
-	each(len(transports), func(r int) {
-		g := collective.New(transports[r])
+	var groups []*collective.Group
+	for _, tr := range at(t, "", "a", "a", "b", "b") {
+		g := collective.New(tr)
 		defer g.Close()
-		b := collective.Of(make([]float32, 50000))
+		groups = append(groups, g)
+	}
+	collectivetest.RequireNoAllocations(t, groups, func(g *collective.Group) func() error {
+		b, out := collective.Of(make([]float32, 50000)), make([]float32, 1001)
+		r := g.Rank()
 		partials := []collective.Partial{{Node: elastic.Range{First: r, End: r + 1}, Data: make([]float32, 1001)}}
 		ranges := elastic.Assign(4, 4)
-		out := make([]float32, 1001)
-		round := func() {
-			assertOn(t, r, g.AllReduce(t.Context(), b, b, collective.Sum))
-			assertOn(t, r, g.ReduceTree(t.Context(), out, partials, ranges, 4))
-		}
-		round()
-		if r > 0 {
-			for range rounds + 1 {
-				round()
+		return func() error {
+			if err := g.AllReduce(t.Context(), b, b, collective.Sum); err != nil {
+				return err
 			}
-			return
-		}
-		if n := testing.AllocsPerRun(rounds, round); n >= 1 {
-			t.Errorf("%v allocations", n)
+			return g.ReduceTree(t.Context(), out, partials, ranges, 4)
 		}
 	})
 }
