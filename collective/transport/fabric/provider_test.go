@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/farandole-ml/farandole/collective/collectivetest"
 )
 
 func TestSharedMemoryOfLibfabricIsRefused(t *testing.T) {
@@ -49,7 +51,7 @@ func dieByRequest() {
 	}
 	defer ep.close()
 	_ = syscall.Kill(os.Getpid(), s)
-	time.Sleep(patience)
+	time.Sleep(collectivetest.Patience)
 }
 
 // TestSignalsEndAProgramAndLeaveNothing checks what the libraries behind libfabric would change.
