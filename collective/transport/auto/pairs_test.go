@@ -164,7 +164,7 @@ func TestHierarchicalAllocatesNothing(t *testing.T) {
 	each(len(transports), func(r int) {
 		g := collective.New(transports[r])
 		defer g.Close()
-		b := collective.Of(make([]float32, 50000))
+		b := collective.Of(make([]float32, 400000)) // messages so long that all senders are started by the first round
 		partials := []collective.Partial{{Node: elastic.Range{First: r, End: r + 1}, Data: make([]float32, 1001)}}
 		ranges := elastic.Assign(4, 4)
 		out := make([]float32, 1001)
