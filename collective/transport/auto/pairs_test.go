@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"testing"
 
@@ -159,7 +160,7 @@ func TestEitherSideEndsBoth(t *testing.T) {
 }
 
 func TestHierarchicalAllocatesNothing(t *testing.T) {
-	const rounds = 20
+	const rounds, windows = 10, 5
 	transports := at(t, "", "a", "a", "b", "b")
 	each(len(transports), func(r int) {
 		g := collective.New(transports[r])
@@ -174,13 +175,18 @@ func TestHierarchicalAllocatesNothing(t *testing.T) {
 		}
 		round()
 		if r > 0 {
-			for range rounds + 1 {
+			for range windows * (rounds + 1) {
 				round()
 			}
 			return
 		}
-		if n := testing.AllocsPerRun(rounds, round); n >= 1 {
-			t.Errorf("%v allocations", n)
+		// What an operation allocates shows in every window. The run-time's own, such as a thread that it starts, does not.
+		least := math.Inf(1)
+		for range windows {
+			least = min(least, testing.AllocsPerRun(rounds, round))
+		}
+		if least >= 1 {
+			t.Errorf("%v allocations", least)
 		}
 	})
 }
