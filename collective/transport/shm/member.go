@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/collective/transport"
@@ -152,9 +151,6 @@ func (t *member) blame(rank int, err error) error {
 func (t *member) outOfStep(rank int, got collective.Op) error {
 	return t.blame(rank, &collective.OutOfStepError{Got: got, Want: t.marked()})
 }
-
-// goodbyeLimit is how long a goodbye may wait for room in its socket. Its absence means nothing.
-const goodbyeLimit = 2 * time.Millisecond
 
 func (t *member) Abort(cause error) {
 	t.mu.Lock()
