@@ -155,6 +155,50 @@ func TestJobRunsToItsEnd(t *testing.T) {
 	require.NoError(t, elastic.VerifyLedger(termsOf(end.Ledger), 100))
 }
 
+// What a program prints at its very end is told before the end of the job is.
+func TestLastLinesComeBeforeTheEnd(t *testing.T) {
+	l := start(t, t.TempDir(), "127.0.0.1:0")
+	job := submit(t, l, &pb.JobSpec{Min: 1, Start: 1, LivenessNanos: int64(time.Minute)})
+	agent, err := l.cl.Serve(t.Context())
+	require.NoError(t, err)
+	say := func(m *pb.AgentMessage) { require.NoError(t, agent.Send(m)) }
+	say(&pb.AgentMessage{Of: &pb.AgentMessage_Hello{Hello: &pb.AgentHello{Id: "x", Host: "h", Slots: 1}}})
+	var id string
+	for id == "" {
+		c, err := agent.Recv()
+		require.NoError(t, err)
+		id = c.GetSpawn().GetMember()
+	}
+	w := l.attach(t.Context(), job, id, &pb.Fence{HoldsState: true})
+	v := w.join(&pb.Fence{HoldsState: true})
+	w.beat(v.Generation, 100)
+	w.send(&pb.WorkerMessage{Of: &pb.WorkerMessage_Finished{Finished: &pb.Finished{
+		Generation: v.Generation, Step: 100, Loss: 0.5, WeightsSha256: "aa"}}})
+	require.NotNil(t, w.recv().GetEnded())
+	_, err = l.cl.Jobs(t.Context(), &pb.JobsRequest{}) // answered after the job has ended
+	require.NoError(t, err)
+	watch, err := l.cl.Watch(t.Context(), &pb.WatchRequest{Job: job, Logs: true})
+	require.NoError(t, err)
+	told := func() *pb.JobEvent {
+		e, err := watch.Recv()
+		require.NoError(t, err)
+		return e
+	}
+	for told().GetView() == nil { // it watches now
+	}
+	say(&pb.AgentMessage{Of: &pb.AgentMessage_Logs{Logs: &pb.LogLines{Job: job, Member: id, Lines: []string{"farewell"}}}})
+	say(&pb.AgentMessage{Of: &pb.AgentMessage_Exited{Exited: &pb.Exited{Job: job, Member: id}}})
+	var lines []string
+	for {
+		e := told()
+		lines = append(lines, e.GetLogs().GetLines()...)
+		if e.GetEnded() != nil {
+			break
+		}
+	}
+	require.Equal(t, []string{"farewell"}, lines)
+}
+
 func TestDifferentWeightsAreNotBelieved(t *testing.T) {
 	l := start(t, t.TempDir(), "127.0.0.1:0")
 	job := submit(t, l, &pb.JobSpec{Min: 2, Start: 2, LivenessNanos: int64(time.Minute)})

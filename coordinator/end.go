@@ -40,7 +40,11 @@ func (j *job) cancel(save bool) {
 	j.step(elastic.Stop{Reason: "cancelled"})
 }
 
-// end makes the result durable, tells everybody, and lets the agents clean up.
+// lastWords is how long the news of the end waits for the workers' exits, and so for their last lines: a little longer than
+// the agents give a worker.
+const lastWords = 4 * time.Second
+
+// end makes the result durable, lets the workers exit and the agents clean up. The watchers learn of it by conclude.
 func (j *job) end(a elastic.Ended) {
 	j.over = true
 	now := time.Now()
@@ -78,13 +82,29 @@ func (j *job) end(a elastic.Ended) {
 		return
 	}
 	j.saved.Ended = b
-	j.feed.add(&pb.JobEvent{Of: &pb.JobEvent_Ended{Ended: e}})
 	j.save()
 	j.log.Info("job ended", "status", e.Status, "code", e.Code, "reason", e.Reason, "step", e.Steps)
 	for _, m := range j.members {
 		j.dismiss(m)
 	}
 	j.srv.agents.broadcast(&pb.AgentCommand{Of: &pb.AgentCommand_Release{Release: &pb.Release{Job: j.id}}})
+	j.untold, j.tellBy = e, now.Add(lastWords)
+	j.conclude()
+}
+
+// conclude tells the watchers that the job has ended, when no worker has anything more to say.
+func (j *job) conclude() {
+	if j.untold == nil {
+		return
+	}
+	for _, m := range j.members {
+		if m.agent != "" && m.exited == nil && time.Now().Before(j.tellBy) {
+			return
+		}
+	}
+	j.feed.add(&pb.JobEvent{Of: &pb.JobEvent_Ended{Ended: j.untold}})
+	j.untold = nil
+	j.save()
 	j.feed.close()
 }
 

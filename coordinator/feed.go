@@ -70,6 +70,13 @@ func (f *feed) publish() {
 	f.wakeAll()
 }
 
+// ended says whether the last event is the job's end.
+func (f *feed) ended() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.history) > 0 && f.history[len(f.history)-1].GetEnded() != nil
+}
+
 func (f *feed) setProgress(p *pb.Progress) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -40,7 +40,9 @@ type job struct {
 	failure   *pb.Failure // the first cause
 	usage     bool        // the failure is the user's input
 	over      bool
-	err       error // durable state cannot be written: the coordinator must stop
+	untold    *pb.JobEnded // the end of which watchers do not know yet
+	tellBy    time.Time    // when they are told at the latest
+	err       error        // durable state cannot be written: the coordinator must stop
 }
 
 // member is one worker process, from its spawn to its end.
@@ -90,7 +92,11 @@ func restoreJob(s *server, v *saved, history []*pb.JobEvent) (*job, error) {
 	}
 	if len(v.Ended) > 0 {
 		j.over = true
-		j.feed.close()
+		if e := new(pb.JobEnded); !j.feed.ended() && proto.Unmarshal(v.Ended, e) == nil {
+			j.untold = e // an earlier life crashed before it told anybody
+		} else {
+			j.feed.close()
+		}
 	}
 	if v.Record.Generation == 0 && v.Record.Ended == nil {
 		j.state = elastic.New(j.policy())
@@ -138,9 +144,8 @@ func (j *job) run(stopped <-chan struct{}) error {
 		case f := <-j.inbox:
 			f()
 		case <-t.C:
-			if !j.over {
-				j.step(elastic.Tick{})
-			}
+			j.step(elastic.Tick{})
+			j.conclude()
 		}
 		j.flush()
 		if j.err != nil {

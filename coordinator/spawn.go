@@ -116,10 +116,14 @@ func (j *job) injected(v *pb.Injected) {
 func (j *job) exited(agent string, v *pb.Exited) {
 	id := elastic.MemberID(v.Member)
 	m := j.members[id]
-	if m == nil || j.over {
+	if m == nil {
 		return
 	}
 	m.exited = v
+	if j.over {
+		j.conclude()
+		return
+	}
 	if m.agent == "" { // adopted after a coordinator restart
 		m.agent = agent
 	}

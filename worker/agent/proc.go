@@ -34,7 +34,7 @@ type proc struct {
 const (
 	tailLines  = 20
 	maxLine    = 8 << 10 // longer lines are cut
-	drainLimit = 50 * time.Millisecond
+	drainLimit = 500 * time.Millisecond
 )
 
 func (a *Agent) spawn(s *pb.Spawn) {
@@ -162,9 +162,10 @@ func (a *Agent) logFile(sp *pb.JobSpec, p *proc) (*os.File, error) {
 func (a *Agent) wait(cmd *exec.Cmd, p *proc, out *sync.WaitGroup) {
 	err := cmd.Wait()
 	at := time.Now()
+	killGroup(p.pid) // what the worker itself left behind; it has the pipe, too
 	drained := make(chan struct{})
 	go func() { out.Wait(); close(drained) }()
-	select { // a grandchild may keep the pipe open; its output is not waited for
+	select { // a grandchild that left the group may keep the pipe open; its output is not waited for
 	case <-drained:
 	case <-time.After(drainLimit):
 	}
@@ -178,7 +179,6 @@ func (a *Agent) wait(cmd *exec.Cmd, p *proc, out *sync.WaitGroup) {
 	} else if err != nil {
 		ev.Error = err.Error()
 	}
-	killGroup(p.pid) // what the worker itself left behind
 	a.forget(p)
 	a.say(&pb.AgentMessage{Of: &pb.AgentMessage_Exited{Exited: ev}})
 }
