@@ -87,9 +87,14 @@ func TestBF16Flushes(t *testing.T) {
 		"and up":                      {[]float32{1}, []float32{1 + 3*0x1p-8}, 1 + 0x1p-6},
 		"a subnormal factor":          {[]float32{0x1p100}, []float32{0x1p-127}, 0},
 		"a negative subnormal factor": {[]float32{0x1p100}, []float32{-0x1p-127}, 0},
-		"the least normal":            {[]float32{0x1p-63}, []float32{0x1p-63}, least},
-		"less than that":              {[]float32{0x1p-63}, []float32{0x1.fep-64}, 0},
-		"a subnormal difference":      {[]float32{0x1p-63, 0x1p-63}, []float32{-0x1p-64, 0x1p-63}, 0},
+		// To seven bits these are the least normal number, but they are zeros before they are rounded.
+		"the largest subnormal factor":          {[]float32{0x1p100}, []float32{0x1.fffffcp-127}, 0},
+		"the largest negative subnormal factor": {[]float32{0x1p126}, []float32{-0x1.fffffcp-127}, 0},
+		"one in the odd place":                  {[]float32{0, 0x1p126}, []float32{0, 0x1.fffffcp-127}, 0},
+		"one on the other side":                 {[]float32{0x1.fffffcp-127}, []float32{0x1p100}, 0},
+		"the least normal":                      {[]float32{0x1p-63}, []float32{0x1p-63}, least},
+		"less than that":                        {[]float32{0x1p-63}, []float32{0x1.fep-64}, 0},
+		"a subnormal difference":                {[]float32{0x1p-63, 0x1p-63}, []float32{-0x1p-64, 0x1p-63}, 0},
 		// The least normal minus a little: to 24 bits that is it again only up to half of the distance to the number before.
 		"less by 2^-150":         {[]float32{0x1p-75, 0x1p-63}, []float32{-0x1p-75, 0x1p-63}, 0},
 		"less by 2^-151":         {[]float32{0x1p-75, 0x1p-63}, []float32{-0x1p-76, 0x1p-63}, least},

@@ -312,16 +312,3 @@ func TestBF16EqualBits(t *testing.T) {
 		}
 	}
 }
-
-func TestReductionDoesNotAllocate(t *testing.T) {
-	for _, arrays := range []int{2, 5, 60} {
-		srcs := make([][]byte, arrays)
-		for i := range srcs {
-			srcs[i] = make([]byte, 400)
-		}
-		dsts := [][]byte{make([]byte, 400), make([]byte, 400)}
-		r := &kernels.Reduction{Type: kernels.BFloat16, Divisor: 2}
-		require.Zero(t, testing.AllocsPerRun(100, func() { r.Run(dsts, srcs) }), "%d sources", arrays)
-		require.Zero(t, testing.AllocsPerRun(100, func() { kernels.Reduce2(kernels.Float16, kernels.Max, dsts[0], srcs[0], srcs[1]) }))
-	}
-}
