@@ -203,16 +203,20 @@ func (t *group) fail(p *peer, err error) error {
 // Abort implements collective.Transport. Its goodbyes are on their way when it returns, or when Close does.
 func (t *group) Abort(cause error) {
 	t.ending.End(cause, func() {
+		limit := linger
+		if errors.Is(cause, collective.ErrClosed) {
+			limit = closing
+		}
 		words := transport.Goodbye(cause, frameMagic)
 		for _, p := range t.peers {
 			if p != nil {
-				t.leaving.Go(func() { p.link.leave(words) })
+				t.leaving.Go(func() { p.link.leave(words, limit) })
 			}
 		}
 	})
 }
 
-// Close implements collective.Transport. It waits until the peers have taken what was sent, at most linger.
+// Close implements collective.Transport. It waits until the peers have taken what was sent, for a limited time.
 func (t *group) Close() error {
 	t.Abort(collective.ErrClosed)
 	t.leaving.Wait()

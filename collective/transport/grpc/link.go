@@ -21,8 +21,12 @@ type stream interface {
 	RecvMsg(m any) error
 }
 
-// linger is how long the last words to a peer may take to reach it.
-const linger = 100 * time.Millisecond
+// linger is how long the last words to a peer may take to reach it, after a failure; after a Close without one, before which
+// comes what the peer still needs of the last operation, it is closing.
+const (
+	linger  = 100 * time.Millisecond
+	closing = 2 * time.Second
+)
 
 // link is one end of a gRPC stream, alone on its connection. For the handshake it is a net.Conn; afterwards it carries
 // frames. One goroutine, the one in run, receives all the time, so that neither a goodbye nor a grant waits behind data
@@ -120,9 +124,9 @@ func (l *link) send(m *outgoing) error {
 	return l.stream.SendMsg(m)
 }
 
-// leave ends the link after last words, if the peer takes them in time. Nothing of the link is left when it returns.
-func (l *link) leave(words []byte) {
-	late := time.AfterFunc(linger, l.socket.kill)
+// leave ends the link after last words, if the peer takes them within limit. Nothing of the link is left when it returns.
+func (l *link) leave(words []byte, limit time.Duration) {
+	late := time.AfterFunc(limit, l.socket.kill)
 	defer late.Stop()
 	l.out <- struct{}{}
 	_ = l.stream.SendMsg(&outgoing{head: words}) // a peer that does not get them sees the connection end

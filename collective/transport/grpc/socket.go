@@ -21,7 +21,12 @@ type socket struct {
 	late  *time.Timer // of the server, while no stream has been opened
 }
 
-func newSocket(c net.Conn) *socket { return &socket{Conn: c, ended: make(chan struct{})} }
+func newSocket(c net.Conn) *socket {
+	if tc, ok := c.(*net.TCPConn); ok && transport.SameHost(c) {
+		_ = transport.TuneHere(tc) // it works without, only slower
+	}
+	return &socket{Conn: c, ended: make(chan struct{})}
+}
 
 // kill ends the connection; whatever waits for it returns.
 func (k *socket) kill() { _ = k.Conn.Close() }

@@ -88,7 +88,7 @@ func Carry(id transport.ID, conns [][]net.Conn, hosts []string, ended func(cause
 	for r, group := range conns {
 		for i, c := range group {
 			tc, ok := c.(*net.TCPConn)
-			local := !ok || sameHost(c)
+			local := !ok || transport.SameHost(c)
 			if ok {
 				if err := tune(tc, cfg.Liveness, local); err != nil {
 					cfg.logger().Warn("data connection cannot be tuned", "rank", r, "gen", id.Generation, "err", err)
@@ -125,13 +125,6 @@ func (c *Config) stream(here int) stream.Config {
 
 // checksPerLiveness is how often in a Liveness connections are looked at.
 const checksPerLiveness = 4
-
-// sameHost says whether a connection does not leave this host.
-func sameHost(c net.Conn) bool {
-	near, ok1 := c.LocalAddr().(*net.TCPAddr)
-	far, ok2 := c.RemoteAddr().(*net.TCPAddr)
-	return ok1 && ok2 && near.IP.Equal(far.IP)
-}
 
 type network struct{}
 
