@@ -31,7 +31,7 @@ type endpoint struct {
 	flying atomic.Int32 // sends of small messages that have not ended
 
 	polling sync.Mutex
-	passed  chan struct{} // has a token when polling has become free
+	passed  chan struct{} // has a token when polling has become free; who takes it polls, or passes it on
 	done    [pollBatch]C.fab_done
 }
 

@@ -92,6 +92,7 @@ func (t *group) push() {
 				}
 			}
 		}
+		t.ep.pass() // as in await
 		t.inside.Done()
 	}
 }
@@ -297,6 +298,9 @@ func (t *group) post(p *peer, op int, f func() (bool, error)) error {
 // await waits until p's operation op has ended and gives the number of bytes that it moved.
 func (t *group) await(p *peer, op int) (int, error) {
 	s, end := &t.ep.slots[p.base+op], p.end(op)
+	if !s.idle.Load() {
+		defer t.ep.pass() // the token that another waits for may have been taken here
+	}
 	for !s.idle.Load() {
 		select {
 		case <-t.over:
