@@ -89,17 +89,48 @@ func TestRecomputingHasTheSameBitsAndTakesLessMemory(t *testing.T) {
 		dev.floats = 0
 		m := newGPT(t, dev, cfg)
 		m.Recompute(true)
+		model := dev.floats
 		requireBits(t, want, trained(t, dev, m, seq))
 		const inside = 3 + 1 + 1 + 4 // widths of qkv, attended, mid and fc, and beside them four statistics
 		saved := (cfg.Layers - 1) * rows * seq * (inside*cfg.Width + 4)
 		require.Equal(t, keeping-saved, dev.floats)
+		training := dev.floats - model
 
+		dev.floats = 0
 		kept.Recompute(true)
 		requireBits(t, want, trained(t, dev, kept, seq))
+		require.Equal(t, training, dev.floats, "nothing is left of what was kept")
 		m.Recompute(false)
 		requireBits(t, want, trained(t, dev, m, seq))
 		require.NoError(t, dev.Close())
 	}
+}
+
+// TestRecomputeBetweenEqualBatches changes its mind without another shape in between.
+func TestRecomputeBetweenEqualBatches(t *testing.T) {
+	dev := kernels.NewReference()
+	cfg := nn.GPTConfig{Vocab: 31, Context: 8, Layers: 3, Heads: 2, Width: 8}
+	gradient := func(m *nn.GPT, b nn.Batch) (bits []uint32) {
+		dev.Zero(m.GradBuffer())
+		require.NoError(t, m.Forward(b, 0.25))
+		m.Backward()
+		for _, x := range download(t, dev, m.GradBuffer()) {
+			bits = append(bits, math.Float32bits(x))
+		}
+		return bits
+	}
+	kept, m := newGPT(t, dev, cfg), newGPT(t, dev, cfg)
+	shake(t, dev, kept)
+	shake(t, dev, m)
+	b := m.RandomBatch(2, 7, 3)
+	want := gradient(kept, b)
+	for _, on := range []bool{true, false, true} {
+		m.Recompute(on)
+		requireBits(t, want, gradient(m, b))
+	}
+	require.NoError(t, m.Forward(b, 0.25))
+	m.Recompute(false)
+	require.PanicsWithValue(t, "nn: Backward without a Forward that had a scale", m.Backward, "its activations are gone")
 }
 
 // requireBits names the first difference; the values are too many to print.
