@@ -192,8 +192,10 @@ func (t *windowTask) run(i, n int) {
 		return
 	}
 	size := t.Height * t.Width * t.Channels
-	clear(t.out[from*size : to*size])
-	t.engine.maxPoolBackward(t, q0, q1)
+	for image := from; image < to; image++ { // one at a time: the caches still have it when sums are added
+		clear(t.out[image*size:][:size])
+		t.engine.maxPoolBackward(t, image*each, (image+1)*each)
+	}
 }
 
 // corner is position p's image, and the first row and column of pixels under its window, which may lie outside.

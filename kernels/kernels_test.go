@@ -172,7 +172,14 @@ func TestNoAllocation(t *testing.T) {
 		qkv, stats := buffer(3*rows*c), buffer(rows)
 		targets, err := d.AllocInts(rows)
 		require.NoError(t, err)
+		// One image of rows pixels: its windows' results are as large.
+		images := kernels.Window{Images: 1, Height: 4, Width: rows / 4, Channels: c, Rows: 3, Columns: 3, Stride: 1, Pad: 1}
+		filters, z := buffer(9*c*c), buffer(rows*c)
 		step := func() {
+			d.Conv(y, x, filters, bias, c, images)
+			d.ConvBackward(x, filters, bias, y, z, filters, c, images)
+			d.MaxPool(y, x, images)
+			d.MaxPoolBackward(x, y, z, images)
 			d.Linear(y, x, w, bias, rows, c, c)
 			d.LinearBackward(x, w, bias, y, x, w, rows, c, c)
 			d.Attention(y, qkv, 1, rows, 3, c/3)

@@ -66,6 +66,23 @@ static inline vf vf_keep_if_gt0(vf x, vf a) {
 #undef NLE0
 #undef GT0
 
+static inline vf vf_set1_bits(int32_t a) {
+  __m256 x = _mm256_castsi256_ps(_mm256_set1_epi32(a));
+  return (vf){x, x};
+}
+static inline __m256 above8(__m256 x, __m256 y) {
+  return _mm256_or_ps(_mm256_cmp_ps(x, y, _CMP_GT_OQ), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+static inline vf vf_if_above(vf x, vf y, vf a, vf b) {
+  return (vf){_mm256_blendv_ps(b.a, a.a, above8(x.a, y.a)), _mm256_blendv_ps(b.b, a.b, above8(x.b, y.b))};
+}
+static inline __m256 same8(__m256 x, __m256 y) {
+  return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_castps_si256(x), _mm256_castps_si256(y)));
+}
+static inline vf vf_keep_if_same(vf x, vf y, vf a) {
+  return (vf){_mm256_and_ps(a.a, same8(x.a, y.a)), _mm256_and_ps(a.b, same8(x.b, y.b))};
+}
+
 static inline __m256 ldexp8(__m256 p, __m256 t, __m256 magic) {
   __m256i i = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(magic));
   __m256i h = _mm256_srai_epi32(i, 1), bias = _mm256_set1_epi32(127);

@@ -38,6 +38,14 @@ static inline vf vf_keep_if_gt0(vf x, vf a) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), a);
 }
 
+static inline vf vf_set1_bits(int32_t a) { return _mm512_castsi512_ps(_mm512_set1_epi32(a)); }
+static inline vf vf_if_above(vf x, vf y, vf a, vf b) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_GT_OQ) | _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), b, a);
+}
+static inline vf vf_keep_if_same(vf x, vf y, vf a) {
+  return _mm512_maskz_mov_ps(_mm512_cmpeq_epi32_mask(_mm512_castps_si512(x), _mm512_castps_si512(y)), a);
+}
+
 static inline vf vf_ldexp(vf p, vf t, vf magic) {
   __m512i i = _mm512_sub_epi32(_mm512_castps_si512(t), _mm512_castps_si512(magic));
   __m512i h = _mm512_srai_epi32(i, 1), bias = _mm512_set1_epi32(127);

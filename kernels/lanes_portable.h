@@ -76,6 +76,14 @@ static inline vf vf_zero_if_le0(vf x, vf a) { EACH(x.v[i] <= 0 ? 0.0f : a.v[i]);
 // a where x > 0, else +0
 static inline vf vf_keep_if_gt0(vf x, vf a) { EACH(x.v[i] > 0 ? a.v[i] : 0.0f); }
 
+static inline vf vf_set1_bits(int32_t a) { EACH(float_of((uint32_t)a)); }
+// a where x > y or x is NaN, else b
+static inline vf vf_if_above(vf x, vf y, vf a, vf b) {
+  EACH(x.v[i] > y.v[i] || x.v[i] != x.v[i] ? a.v[i] : b.v[i]);
+}
+// a where x and y have the same bits, else +0
+static inline vf vf_keep_if_same(vf x, vf y, vf a) { EACH(bits_of(x.v[i]) == bits_of(y.v[i]) ? a.v[i] : 0.0f); }
+
 static inline float power_of_two(int32_t n) { return float_of(((uint32_t)n + 127u) << 23); }
 static inline float ldexp1(float p, float t, float magic) {
   int32_t n = (int32_t)(bits_of(t) - bits_of(magic)), h = n >> 1;

@@ -1,23 +1,44 @@
 // Operations on windows that slide over images.
 
-// The pixels under the window at position p: rows [top,bottom) and columns [left,right) of the window lie on the image, whose
-// pixel under the window's first one, inside or not, has index at.
+// The window at one position: its first pixel is at row y and column x of the image, inside or not, and has index at. Of the
+// window, rows [top,bottom) and columns [left,right) lie on the image.
 typedef struct {
-  long at, top, bottom, left, right;
+  long row, column;  // of positions
+  long y, x, at, top, bottom, left, right;
 } window_place;
 
-static inline window_place place_window(const window_args* t, long p) {
+static inline void place_window(const window_args* t, window_place* w) {
+  w->top = w->y < 0 ? -w->y : 0, w->bottom = min_long(t->rows, t->height - w->y);
+  w->left = w->x < 0 ? -w->x : 0, w->right = min_long(t->columns, t->width - w->x);
+}
+
+static inline window_place first_window(const window_args* t, long p) {
   long each = t->out_height * t->out_width, image = p / each, q = p % each;
-  long y = q / t->out_width * t->stride - t->pad, x = q % t->out_width * t->stride - t->pad;
-  window_place w = {(image * t->height + y) * t->width + x, y < 0 ? -y : 0, min_long(t->rows, t->height - y), x < 0 ? -x : 0,
-                    min_long(t->columns, t->width - x)};
+  window_place w = {.row = q / t->out_width, .column = q % t->out_width};
+  w.y = w.row * t->stride - t->pad, w.x = w.column * t->stride - t->pad;
+  w.at = (image * t->height + w.y) * t->width + w.x;
+  place_window(t, &w);
   return w;
+}
+
+// next_window goes on by one position without a division.
+static inline void next_window(const window_args* t, window_place* w) {
+  w->x += t->stride, w->at += t->stride;
+  if (++w->column == t->out_width) {
+    w->at += t->stride * t->width - w->column * t->stride;
+    w->column = 0, w->x = -t->pad, w->y += t->stride;
+    if (++w->row == t->out_height) {
+      w->at += (t->height - w->row * t->stride) * t->width;
+      w->row = 0, w->y = -t->pad;
+    }
+  }
+  place_window(t, w);
 }
 
 static void op_add_columns(const window_args* t, long from, long to) {
   const long c = t->channels;
-  for (long p = from; p < to; p++) {
-    window_place w = place_window(t, p);
+  window_place w = first_window(t, from);
+  for (long p = from; p < to; p++, next_window(t, &w)) {
     const float* row = t->x + (p - t->p0) * t->rows * t->columns * c;
     for (long y = w.top; y < w.bottom; y++) {
       float* pixels = t->out + (w.at + y * t->width + w.left) * c;
@@ -26,68 +47,54 @@ static void op_add_columns(const window_args* t, long from, long to) {
   }
 }
 
-// The largest values m of n ≤ 16 channels from channel i on, and of which pixel of the window each is. The loops over channels are
-// plain so that the compiler makes vectors of them, with comparisons that NaN answers as in Go.
-static inline __attribute__((always_inline)) void window_largest(const window_args* t, const window_place* w, long i, long n,
-                                                                 float* m, int32_t* which) {
+// The largest values of n ≤ 16 channels from channel i on; which is the number of the pixel in the window that each is, as bits.
+static inline __attribute__((always_inline)) vf window_largest(const window_args* t, const window_place* w, long i, long n,
+                                                               vf* which) {
   const long c = t->channels;
-  const float* first = t->x + (w->at + w->top * t->width + w->left) * c + i;
-  for (long j = 0; j < n; j++) m[j] = first[j], which[j] = (int32_t)(w->top * t->columns + w->left);
-  for (long y = w->top; y < w->bottom; y++) {
-    for (long x = w->left; x < w->right; x++) {
-      const float* pixel = t->x + (w->at + y * t->width + x) * c + i;
-      const int32_t number = (int32_t)(y * t->columns + x);
-      for (long j = 0; j < n; j++) {
-        float v = pixel[j];
-        int better = (v > m[j]) | (v != v);
-        m[j] = better ? v : m[j];
-        which[j] = better ? number : which[j];
-      }
+  const float* row = t->x + (w->at + w->top * t->width + w->left) * c + i;
+  vf m = load_w(row, n), at = vf_set1_bits((int32_t)(w->top * t->columns + w->left));
+  for (long y = w->top; y < w->bottom; y++, row += t->width * c) {
+    const float* pixel = row;
+    for (long x = w->left; x < w->right; x++, pixel += c) {
+      vf v = load_w(pixel, n);
+      at = vf_if_above(v, m, vf_set1_bits((int32_t)(y * t->columns + x)), at);
+      m = vf_if_above(v, m, v, m);
     }
   }
-}
-
-static inline __attribute__((always_inline)) void max_pool_part(const window_args* t, long p, const window_place* w, long i,
-                                                                long n) {
-  float m[16];
-  int32_t which[16];
-  window_largest(t, w, i, n, m, which);
-  float* out = t->out + p * t->channels + i;
-  for (long j = 0; j < n; j++) out[j] = m[j];
+  *which = at;
+  return m;
 }
 
 static void op_max_pool(const window_args* t, long from, long to) {
   const long c = t->channels;
-  for (long p = from; p < to; p++) {
-    window_place w = place_window(t, p);
-    long i = 0;
-    for (; i + 16 <= c; i += 16) max_pool_part(t, p, &w, i, 16);
-    if (i < c) max_pool_part(t, p, &w, i, c - i);
+  window_place place = first_window(t, from);
+  for (long p = from; p < to; p++, next_window(t, &place)) {
+    vf which;
+    BODY(c, store_w(t->out + p * c + i, window_largest(t, &place, i, w, &which), w));
   }
 }
 
 // Adding +0 to the other pixels changes nothing: sums that begin at +0 are never -0.
 static inline __attribute__((always_inline)) void max_pool_backward_part(const window_args* t, long p, const window_place* w,
                                                                          long i, long n) {
-  float m[16];
-  int32_t which[16];
-  window_largest(t, w, i, n, m, which);
-  const float* dout = t->dout + p * t->channels + i;
-  for (long y = w->top; y < w->bottom; y++) {
-    for (long x = w->left; x < w->right; x++) {
-      float* pixel = t->out + (w->at + y * t->width + x) * t->channels + i;
-      const int32_t number = (int32_t)(y * t->columns + x);
-      for (long j = 0; j < n; j++) pixel[j] += which[j] == number ? dout[j] : 0.0f;
+  const long c = t->channels;
+  vf which;
+  window_largest(t, w, i, n, &which);
+  vf dout = load_w(t->dout + p * c + i, n);
+  float* row = t->out + (w->at + w->top * t->width + w->left) * c + i;
+  for (long y = w->top; y < w->bottom; y++, row += t->width * c) {
+    float* pixel = row;
+    for (long x = w->left; x < w->right; x++, pixel += c) {
+      vf number = vf_set1_bits((int32_t)(y * t->columns + x));
+      store_w(pixel, vf_add(load_w(pixel, n), vf_keep_if_same(which, number, dout)), n);
     }
   }
 }
 
 static void op_max_pool_backward(const window_args* t, long from, long to) {
   const long c = t->channels;
-  for (long p = from; p < to; p++) {
-    window_place w = place_window(t, p);
-    long i = 0;
-    for (; i + 16 <= c; i += 16) max_pool_backward_part(t, p, &w, i, 16);
-    if (i < c) max_pool_backward_part(t, p, &w, i, c - i);
+  window_place place = first_window(t, from);
+  for (long p = from; p < to; p++, next_window(t, &place)) {
+    BODY(c, max_pool_backward_part(t, p, &place, i, w));
   }
 }

@@ -3,6 +3,7 @@ package kernelstest
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -219,6 +220,7 @@ func nonFinite(t *testing.T, d kernels.Device) {
 		d.AdamW(p, at(37, 36, v), zeros(37), zeros(37), 1, kernels.AdamW{LR: 1, Beta1: 0.9, Beta2: 0.9, Eps: 1, Step: 1})
 		require.Equal(t, []int{36}, bad(p), "AdamW")
 	}
+	largest(t, d)
 	x := upload(t, d, nan, inf, -inf, 1)
 	out := zeros(4)
 	d.ReLU(out, x)
@@ -234,6 +236,37 @@ func nonFinite(t *testing.T, d kernels.Device) {
 		want = append(want, i*hs)
 	}
 	require.Equal(t, want, bad(y), "Attention")
+}
+
+// largest checks which pixel a maximum is: the first of equal ones, zeros of both signs among them, and the last NaN.
+func largest(t *testing.T, d kernels.Device) {
+	nan, zero, inf := float32(math.NaN()), float32(math.Copysign(0, -1)), float32(math.Inf(-1))
+	for _, c := range []struct {
+		pixels []float32
+		at     int
+	}{
+		{[]float32{1, 3, 3, 2}, 1}, {[]float32{zero, 0, zero, 0}, 0}, {[]float32{0, zero, 0, -1}, 0}, {[]float32{inf, inf, inf, inf}, 0},
+		{[]float32{9, nan, 10, 11}, 1}, {[]float32{nan, 1, nan, 2}, 2}, {[]float32{nan, 1, 2, 3}, 0}, {[]float32{inf, -2, -1, -3}, 2},
+	} {
+		for _, channels := range []int{1, 5, 16, 35} { // part of a vector, whole ones, and both
+			var x, want, grad []float32
+			for i, v := range c.pixels {
+				x = append(x, slices.Repeat([]float32{v}, channels)...)
+				var g float32
+				if i == c.at {
+					g = 7
+				}
+				grad = append(grad, slices.Repeat([]float32{g}, channels)...)
+			}
+			want = slices.Repeat(c.pixels[c.at:c.at+1], channels)
+			g, in := window(1, 2, 2, channels, 2, 2, 2, 0), upload(t, d, x...)
+			out, dx := upload(t, d, make([]float32, channels)...), upload(t, d, x...)
+			d.MaxPool(out, in, g)
+			same(t, want, download(t, d, out), "MaxPool of %v", c.pixels)
+			d.MaxPoolBackward(dx, upload(t, d, slices.Repeat([]float32{7}, channels)...), in, g)
+			same(t, grad, download(t, d, dx), "MaxPoolBackward of %v", c.pixels)
+		}
+	}
 }
 
 func interval(from, to int) (x []int) {
