@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -49,14 +50,14 @@ func littleEndian(f []float32) []byte {
 	b := memory(f)
 	if bigEndian {
 		b = append([]byte(nil), b...)
-		swap(b)
+		swap(b, 4)
 	}
 	return b
 }
 
-// swap reverses the bytes of each 4-byte word.
-func swap(b []byte) {
-	for ; len(b) >= 4; b = b[4:] {
-		b[0], b[1], b[2], b[3] = b[3], b[2], b[1], b[0]
+// swap reverses the bytes of each word of so many bytes.
+func swap(b []byte, width int) {
+	for ; len(b) >= width; b = b[width:] {
+		slices.Reverse(b[:width])
 	}
 }

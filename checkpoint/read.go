@@ -328,7 +328,7 @@ func readPiece(ctx context.Context, f readFile, t target, scratch []byte) (strin
 		at += n
 	}
 	if bigEndian {
-		swap(into)
+		swap(into, 4)
 	}
 	return sumHex(h), nil
 }

@@ -79,7 +79,7 @@ func readFloats(ctx context.Context, r io.ReaderAt, off int64, dtype string, x [
 			return err
 		}
 		if bigEndian {
-			swapWords(b, int(width))
+			swap(b, int(width))
 		}
 		switch dtype {
 		case "BF16":
@@ -119,7 +119,7 @@ func writeWeight(ctx context.Context, f io.Writer, dtype string, w Weight) error
 			kernels.EncodeF16(b, part)
 		}
 		if bigEndian {
-			swapWords(b, int(width))
+			swap(b, int(width))
 		}
 		if _, err := f.Write(b); err != nil {
 			return err
@@ -150,15 +150,6 @@ func transpose(dst, src []float32, rows, columns int) {
 					dst[j*rows+i] = src[i*columns+j]
 				}
 			}
-		}
-	}
-}
-
-// swapWords reverses the bytes of each word.
-func swapWords(b []byte, width int) {
-	for ; len(b) >= width; b = b[width:] {
-		for i, j := 0, width-1; i < j; i, j = i+1, j-1 {
-			b[i], b[j] = b[j], b[i]
 		}
 	}
 }

@@ -177,17 +177,7 @@ static inline void vf_stream(float* p, vf x) {
 }
 static inline void stream_end(void) { _mm_sfence(); }
 
-// See lanes_avx512.h.
-static inline vf vf_dot(vf y, vf x, vf acc) {
-  return vf_fma(vf_low(y), vf_low(x), vf_fma(vf_high(y), vf_high(x), acc));
-}
-enum { FLUSH_SUBNORMALS = 0x8040 };
-static inline unsigned flush_begin(void) {
-  unsigned before = _mm_getcsr();
-  _mm_setcsr(before | FLUSH_SUBNORMALS);
-  return before;
-}
-static inline void flush_end(unsigned before) { _mm_setcsr(before); }
+#include "lanes_flush.h"
 #define VF_PIN(x) __asm__ volatile("" : "+x"((x).a), "+x"((x).b))
 
 static inline void transpose(float* restrict d, long dd, const float* restrict s, long ld, int rows) {

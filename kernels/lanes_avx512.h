@@ -109,17 +109,7 @@ static inline void vf_store_f16(uint16_t* p, vf a) {
 static inline void vf_stream(float* p, vf a) { _mm512_stream_ps(p, a); }
 static inline void stream_end(void) { _mm_sfence(); }
 
-// Two factors of a pair are added one after the other, the odd one first, between flush_begin and flush_end.
-static inline vf vf_dot(vf y, vf x, vf acc) {
-  return vf_fma(vf_low(y), vf_low(x), vf_fma(vf_high(y), vf_high(x), acc));
-}
-enum { FLUSH_SUBNORMALS = 0x8040 };
-static inline unsigned flush_begin(void) {
-  unsigned before = _mm_getcsr();
-  _mm_setcsr(before | FLUSH_SUBNORMALS);
-  return before;
-}
-static inline void flush_end(unsigned before) { _mm_setcsr(before); }
+#include "lanes_flush.h"
 // VF_PIN keeps arithmetic on its side of a change of mode.
 #define VF_PIN(x) __asm__ volatile("" : "+v"(x))
 

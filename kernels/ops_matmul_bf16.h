@@ -41,21 +41,23 @@ static void pack_tile_pairs(float* restrict dst, const float* restrict src, long
 #define TILE_PIN(x) VF_PIN(x)
 #include "ops_matmul_tile.h"
 
-static float dot_loop(long rounds, float x) {
-  const unsigned before = flush_begin();
-  vf acc[FMA_CHAINS], a = vf_set1(pair_bf16(x, x));
-#pragma GCC unroll 16
-  for (int i = 0; i < FMA_CHAINS; i++) acc[i] = vf_set1(x + i);
-  for (long r = 0; r < rounds; r++) {
-#pragma GCC unroll 16
-    for (int i = 0; i < FMA_CHAINS; i++) {
-      acc[i] = vf_dot(a, a, acc[i]);
-      VF_PIN(acc[i]);
-    }
+// DOT_LOOP defines fma_loop for the chains of this class. Subnormal results do not occur in it.
+#define DOT_LOOP(name, chain)                                              \
+  static float name(long rounds, float x) {                                \
+    vf acc[FMA_CHAINS], a = vf_set1(pair_bf16(x, x));                      \
+    _Pragma("GCC unroll 16") for (int i = 0; i < FMA_CHAINS; i++) {        \
+      acc[i] = vf_set1(x + i);                                             \
+    }                                                                      \
+    for (long r = 0; r < rounds; r++) {                                    \
+      _Pragma("GCC unroll 16") for (int i = 0; i < FMA_CHAINS; i++) {      \
+        acc[i] = chain(a, a, acc[i]);                                      \
+        VF_PIN(acc[i]);                                                    \
+      }                                                                    \
+    }                                                                      \
+    return vf_fold(acc[0]);                                                \
   }
-  flush_end(before);
-  return vf_fold(acc[0]);
-}
+
+DOT_LOOP(dot_loop, vf_dot)
 
 #ifdef LANES_DOT
 
@@ -130,19 +132,7 @@ static inline vf hardware_dot(vf y, vf x, vf acc) {
 #define TILE_PIN(x)
 #include "ops_matmul_tile.h"
 
-static float hardware_dot_loop(long rounds, float x) {
-  vf acc[FMA_CHAINS], a = vf_set1(pair_bf16(x, x));
-#pragma GCC unroll 16
-  for (int i = 0; i < FMA_CHAINS; i++) acc[i] = vf_set1(x + i);
-  for (long r = 0; r < rounds; r++) {
-#pragma GCC unroll 16
-    for (int i = 0; i < FMA_CHAINS; i++) {
-      acc[i] = hardware_dot(a, a, acc[i]);
-      VF_PIN(acc[i]);
-    }
-  }
-  return vf_fold(acc[0]);
-}
+DOT_LOOP(hardware_dot_loop, hardware_dot)
 
 #ifdef __clang__
 #pragma clang attribute pop
@@ -152,7 +142,6 @@ static float hardware_dot_loop(long rounds, float x) {
 
 #endif
 
-// dot_loop is fma_loop for the chains of this class.
 static float op_dot_loop(int kind, long rounds, float x) {
 #ifdef LANES_DOT
   if (kind == PRODUCT_DOT) return hardware_dot_loop(rounds, x);
@@ -160,3 +149,5 @@ static float op_dot_loop(int kind, long rounds, float x) {
   (void)kind;
   return dot_loop(rounds, x);
 }
+
+#undef DOT_LOOP

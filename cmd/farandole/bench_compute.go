@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os/signal"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -101,15 +100,11 @@ func (r *stepReport) summarize(model nn.Model, batch, seq int, whole []int64, pe
 	for i, ns := range whole {
 		shares[i] = flops / float64(ns) / peaks[i]
 	}
-	middle := func(x []float64) float64 {
-		slices.Sort(x)
-		return x[len(x)/2]
-	}
 	r.MSPerStep = median(whole) / 1e6
 	seconds := r.MSPerStep / 1e3
 	r.TokensPerSecond = float64(batch*seq) / seconds
 	r.GFLOPS = flops / seconds / 1e9
-	r.Share, r.PeakGFLOPS = middle(shares), middle(peaks)
+	r.Share, r.PeakGFLOPS = median(shares), median(peaks)
 	bytes := updateBytes * float64(model.ParamBuffer().Len())
 	r.UpdateGBs = bytes / r.PhasesMS["update"] / 1e6
 	r.TriadGBs = kernels.TriadGBs(r.Threads, triadRounds)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 
@@ -184,11 +183,7 @@ func timeLayout(ctx context.Context, dev kernels.Device, flops float64, call fun
 			ns, peaks, shares = append(ns, took), append(peaks, peak), append(shares, flops/took/peak)
 		}
 	}
-	middle := func(x []float64) float64 {
-		slices.Sort(x)
-		return x[len(x)/2]
-	}
-	l = gemmLayout{TimeUS: middle(ns) / 1e3, PeakGFLOPS: middle(peaks), Share: middle(shares)}
+	l = gemmLayout{TimeUS: median(ns) / 1e3, PeakGFLOPS: median(peaks), Share: median(shares)}
 	l.GFLOPS = flops / l.TimeUS / 1e3
 	return l, nil
 }

@@ -41,8 +41,8 @@ func mergeResults(rs []benchResult) (benchTiming, error) {
 	return t, nil
 }
 
-func median(ns []int64) float64 {
-	s := slices.Sorted(slices.Values(ns))
+func median[T int64 | float64](x []T) float64 {
+	s := slices.Sorted(slices.Values(x))
 	if len(s) == 0 {
 		return 0
 	}

@@ -21,6 +21,14 @@ func netArgs(steps string) []string {
 // trains waits for a step of the current view.
 func (j *netJob) trains() { j.lines.waitFor(j.lab.e, ": step ") }
 
+// start begins a job of least to most workers, and waits until all of them train on so many hosts.
+func (j *netJob) start(least, most, hosts int, steps string) {
+	flags := []string{"--min", strconv.Itoa(least), "--max", strconv.Itoa(most), "--workers", strconv.Itoa(most)}
+	j.run(flags, netArgs(steps)...)
+	j.lines.waitFor(j.lab.e, fmt.Sprintf("%d workers on %d hosts", most, hosts))
+	j.trains()
+}
+
 // done requires the right end.
 func (j *netJob) done(want string, steps int64) e2eResult {
 	t := j.lab.e
@@ -46,9 +54,7 @@ func TestNetAHostIsCutOff(t *testing.T) {
 			j := l.coordinator()
 			j.agent("one", 0, 2)
 			two := j.agent("two", 0, 2)
-			j.run([]string{"--min", "2", "--max", "4", "--workers", "4"}, netArgs("500")...)
-			j.lines.waitFor(t, "4 workers on 2 hosts")
-			j.trains()
+			j.start(2, 4, 2, "500")
 			strike(two)
 			j.lines.waitFor(t, ": 2 workers")
 			j.trains()
@@ -66,9 +72,7 @@ func TestNetPartition(t *testing.T) {
 	for i, name := range []string{"one", "two", "three", "four"} {
 		j.agent(name, i/2, 1)
 	}
-	j.run([]string{"--min", "2", "--max", "4", "--workers", "4"}, netArgs("500")...)
-	j.lines.waitFor(t, "4 workers on 4 hosts")
-	j.trains()
+	j.start(2, 4, 4, "500")
 	l.split(drop)
 	j.lines.waitFor(t, "2 workers on 2 hosts")
 	j.trains()
@@ -85,9 +89,7 @@ func TestNetPartitionBelowTheMinimum(t *testing.T) {
 	j.agent("one", 0, 1)
 	j.agent("two", 1, 1)
 	j.agent("three", 1, 1)
-	j.run([]string{"--min", "3", "--max", "3", "--workers", "3"}, netArgs("400")...)
-	j.lines.waitFor(t, "3 workers on 3 hosts")
-	j.trains()
+	j.start(3, 3, 3, "400")
 	l.split(drop)
 	j.lines.waitFor(t, "waiting for workers")
 	time.Sleep(3 * time.Second) // of which nothing may be committed
@@ -115,9 +117,7 @@ func TestNetTheCoordinatorIsCutOff(t *testing.T) {
 	j := l.coordinator()
 	j.agent("one", 1, 1)
 	j.agent("two", 1, 1)
-	j.run([]string{"--min", "2", "--max", "2", "--workers", "2"}, netArgs("500")...)
-	j.lines.waitFor(t, "2 workers on 2 hosts")
-	j.trains()
+	j.start(2, 2, 2, "500")
 	l.split(drop)
 	time.Sleep(5 * time.Second)
 	l.split("")
@@ -133,9 +133,7 @@ func TestNetFlappingLink(t *testing.T) {
 	j := l.coordinator()
 	j.agent("one", 0, 2)
 	two := j.agent("two", 0, 2)
-	j.run([]string{"--min", "2", "--max", "4", "--workers", "4"}, netArgs("500")...)
-	j.lines.waitFor(t, "4 workers on 2 hosts")
-	j.trains()
+	j.start(2, 4, 2, "500")
 	for range flaps {
 		two.cut()
 		time.Sleep(200 * time.Millisecond)
@@ -183,9 +181,7 @@ func TestNetOnlyTheDataLinkIsCut(t *testing.T) {
 			l := newNetLab(t)
 			j := l.coordinator()
 			one, two := j.dataHosts()
-			j.run([]string{"--min", "1", "--max", "2", "--workers", "2"}, netArgs("500")...)
-			j.lines.waitFor(t, "2 workers on 2 hosts")
-			j.trains()
+			j.start(1, 2, 2, "500")
 			one.shape("data", drop)
 			if direction != "one way" {
 				two.shape("data", drop)

@@ -15,6 +15,7 @@ import (
 	"github.com/farandole-ml/farandole/kernels"
 	"github.com/farandole-ml/farandole/kernels/nn"
 	"github.com/farandole-ml/farandole/worker"
+	"github.com/farandole-ml/farandole/worker/fit"
 )
 
 // reference is what peers/reference.py says of the weights in a file.
@@ -47,7 +48,7 @@ func (r reference) open(t *testing.T, file string) (*nn.GPT, []checkpoint.Weight
 	f, err := checkpoint.OpenGPT2(file)
 	require.NoError(t, err)
 	defer f.Close()
-	weights := weightsOf(dev, m.Params())
+	weights := fit.GPT2Tensors(dev, m)
 	require.NoError(t, f.Load(t.Context(), weights))
 	return m, weights
 }

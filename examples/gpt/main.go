@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 
-	"github.com/farandole-ml/farandole/checkpoint"
 	"github.com/farandole-ml/farandole/elastic"
 	"github.com/farandole-ml/farandole/kernels/nn"
 	"github.com/farandole-ml/farandole/worker"
@@ -42,7 +41,7 @@ func parse(args []string) *trainer {
 	f.IntVar(&t.seq, "seq", 64, "tokens of a sequence")
 	f.StringVar(&t.tokenizer, "tokenizer", "", "bytes or gpt2; default: gpt2 for the published sizes of GPT-2, else bytes")
 	f.BoolVar(&t.sample, "sample", false, "print generated text at the end; with --steps 0 --load only that")
-	f.BoolVar(&t.recompute, "recompute", false, "compute activations twice instead of keeping them: less memory, the same bits, about a third more work")
+	f.BoolVar(&t.recompute, "recompute", false, "compute activations twice instead of keeping them: less memory, the same bits, at most a third more arithmetic")
 	f.StringVar(&t.prompt, "prompt", "The ", "beginning of the generated text")
 	f.StringVar(&t.init, "init", "", "begin with the weights of a GPT-2 in this safetensors file, in Hugging Face's layout, instead of the seed's")
 	t.Parse(f, args, t.check)
@@ -82,29 +81,21 @@ func (t *trainer) Setup(ctx context.Context, s *worker.Session) (err error) {
 		return err
 	}
 	t.config.Vocab, t.config.Context = t.text.Vocab(), t.seq
-	var weights *checkpoint.GPT2File
-	if t.init != "" {
-		if weights, err = checkpoint.OpenGPT2(t.init); err != nil {
-			return &worker.UsageError{Reason: fmt.Sprintf("--init: %v", err)}
-		}
-		defer weights.Close()
-		if t.config, err = fitTo(weights, t.config); err != nil {
-			return &worker.UsageError{Reason: fmt.Sprintf("--init %s: %v", t.init, err)}
-		}
+	weights, err := fit.OpenGPT2(t.init, &t.config)
+	if err != nil {
+		return err
 	}
+	defer weights.Close()
 	if t.model, err = nn.NewGPT(t.Dev, t.config); err != nil {
 		return err
 	}
 	t.model.Recompute(t.recompute)
 	t.batch.Tokens = make([]int32, t.LargestShard()*t.seq)
 	t.batch.Targets = make([]int32, t.LargestShard()*t.seq)
-	if err := t.Attach(ctx, s, t.model, nn.Hyper{}, 0.1, t.text.Name(), int64(t.seq)); err != nil || weights == nil {
+	if err := t.Attach(ctx, s, t.model, nn.Hyper{}, 0.1, t.text.Name(), int64(t.seq)); err != nil {
 		return err
 	}
-	if err := weights.Load(ctx, weightsOf(t.Dev, t.model.Params())); err != nil {
-		return &worker.UsageError{Reason: fmt.Sprintf("--init: %v", err)}
-	}
-	return nil
+	return weights.Load(ctx, t.Dev, t.model)
 }
 
 // Gradients adds the shard's part of the gradient of the global batch's mean loss.

@@ -53,16 +53,13 @@ func ranks(of func(rank, world int) Config) collectivetest.Mesh {
 	}
 }
 
+// TestConformance has groups of several hosts; one on a single host is package shm's own.
 func TestConformance(t *testing.T) {
 	for name, of := range map[string]func(rank, world int) Config{
-		"one host":                       func(int, int) Config { return Config{} },
 		"two hosts":                      func(r, world int) Config { return Config{Host: fmt.Sprintf("host%d", 2*r/world), Streams: 2} },
 		"hosts of unequal size, in turn": func(r, _ int) Config { return Config{Host: []string{"a", "b", "a", "c", "a"}[r%5]} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			if testing.Short() && name == "one host" {
-				t.Skip("is package shm's conformance again")
-			}
 			collectivetest.Run(t, ranks(of))
 		})
 	}
