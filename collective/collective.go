@@ -88,6 +88,7 @@ type endpoint struct {
 	formed    atomic.Int64   // len(members)
 
 	registered sync.Map // *byte: what the allocator gave
+	exhausted  atomic.Bool
 	saidOnce   sync.Once
 }
 

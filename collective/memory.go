@@ -23,6 +23,7 @@ func (g *Group) Alloc(bytes int) ([]byte, error) {
 		if !errors.Is(err, ErrNoMemory) {
 			return nil, err
 		}
+		g.exhausted.Store(true)
 		g.saidOnce.Do(func() {
 			g.tuning.Logger.Warn("no registered memory: buffers are copied from now on", "bytes", bytes, "err", err)
 		})
@@ -32,6 +33,9 @@ func (g *Group) Alloc(bytes int) ([]byte, error) {
 	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (page - 1)
 	return b[skip : skip+bytes : skip+bytes], nil
 }
+
+// Registers says whether Alloc gives memory in which operations need no copies, as far as is known.
+func (g *Group) Registers() bool { return g.allocator != nil && !g.exhausted.Load() }
 
 // Free takes back what Alloc gave.
 func (g *Group) Free(b []byte) error {

@@ -42,12 +42,14 @@ func TestAllocFallsBack(t *testing.T) {
 	require.NoError(t, err)
 	require.Same(t, &tr.given[0], &registered[0])
 	require.Empty(t, log.String())
+	require.True(t, g.Registers())
 	for range 3 {
 		b, err := g.Alloc(5000)
 		require.NoError(t, err)
 		require.Equal(t, make([]byte, 5000), b)
 		require.Zero(t, uintptr(unsafe.Pointer(&b[0]))%uintptr(os.Getpagesize()))
 		require.NoError(t, g.Free(b))
+		require.False(t, g.Registers())
 	}
 	require.Equal(t, 1, strings.Count(log.String(), "level=WARN"))
 	require.NotNil(t, tr.given, "ordinary memory is none of the transport's business")

@@ -365,5 +365,10 @@ func (s *Session) Close() {
 			_ = s.listener.Close()
 		}
 		s.wg.Wait()
+		if s.cur != nil {
+			_ = s.cur.await()
+		}
+		s.cur, s.vec.reduced = nil, nil
+		s.vec.release()
 	})
 }

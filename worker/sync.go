@@ -56,6 +56,7 @@ func (s *Session) form(g *generation) (lag bool, err error) {
 	if g.err != nil {
 		return false, g.err
 	}
+	s.vec.group = g.group
 	if !s.pos.begin(g) {
 		return false, collective.ErrGenerationChanged
 	}

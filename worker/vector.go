@@ -26,7 +26,7 @@ type vector struct {
 	threads int
 	round   bool // every node of the tree is rounded to bfloat16
 
-	free      [][]float32
+	buffers
 	reduced   []float32 // nil before the first
 	step      elastic.Step
 	committed elastic.Step
@@ -81,20 +81,7 @@ func (v *vector) lay(params []param, bucketLen int) {
 
 func (v *vector) len() int { return v.grads + 2 }
 
-func (v *vector) take() []float32 {
-	if n := len(v.free); n > 0 {
-		b := v.free[n-1]
-		v.free = v.free[:n-1]
-		return b
-	}
-	return make([]float32, v.len())
-}
-
-func (v *vector) give(b []float32) {
-	if b != nil {
-		v.free = append(v.free, b)
-	}
-}
+func (v *vector) take() []float32 { return v.buffers.take(v.len()) }
 
 // keep makes b the reduced vector of a step.
 func (v *vector) keep(b []float32, step elastic.Step) {

@@ -104,19 +104,6 @@ func TestOriginIsFirst(t *testing.T) {
 	require.Equal(t, len(params), a.badTensor, "the loss")
 }
 
-func TestBuffersComeBack(t *testing.T) {
-	l := newLinear(50, 8)
-	s, err := Join(t.Context(), Config{Logger: quiet()})
-	require.NoError(t, err)
-	s.stdout, s.stderr = discard{}, discard{}
-	require.NoError(t, s.run(t.Context(), l))
-	require.LessOrEqual(t, len(s.vec.free)+1, 1+3, "at most log2(S)+1")
-}
-
-type discard struct{}
-
-func (discard) Write(b []byte) (int, error) { return len(b), nil }
-
 func BenchmarkCollect(b *testing.B) {
 	const n = 8 << 20
 	params := []param{{"p", nil, make([]float32, n)}}
