@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"net"
-	"sync"
+	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -15,48 +15,63 @@ import (
 	pb "github.com/farandole-ml/farandole/coordinator/coordinatorpb"
 )
 
-// scriptedWatch answers each Watch by the next of its parts; then it ends the stream.
+// scriptedWatch is a coordinator that answers each Watch by the next of its parts, and then has none left. It runs in
+// the bubble of a synctest, whose clock only moves when all wait.
 type scriptedWatch struct {
-	pb.UnimplementedCoordinatorServer
-	mu     sync.Mutex
-	parts  []func(after int64, st pb.Coordinator_WatchServer) error
+	pb.CoordinatorClient
+	parts  []part
 	after  []int64
 	frozen bool // Jobs does not answer
 }
 
-func (s *scriptedWatch) Watch(r *pb.WatchRequest, st pb.Coordinator_WatchServer) error {
-	s.mu.Lock()
+// part is what one stream carries: it ends as part does, nil being the end of a stream in order.
+type part func(ctx context.Context, send func(*pb.JobEvent) error) error
+
+func (s *scriptedWatch) Watch(ctx context.Context, r *pb.WatchRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[pb.JobEvent], error) {
 	s.after = append(s.after, r.After)
 	if len(s.parts) == 0 {
-		s.mu.Unlock()
-		return status.Error(codes.Unavailable, "gone")
+		return nil, status.Error(codes.Unavailable, "gone")
 	}
-	part := s.parts[0]
+	p := s.parts[0]
 	s.parts = s.parts[1:]
-	s.mu.Unlock()
-	return part(r.After, st)
+	st := &scriptedStream{ctx: ctx, events: make(chan *pb.JobEvent)}
+	go func() {
+		defer close(st.events)
+		st.end = p(ctx, func(e *pb.JobEvent) error {
+			select {
+			case st.events <- e:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}()
+	return st, nil
 }
 
-func (s *scriptedWatch) Jobs(ctx context.Context, _ *pb.JobsRequest) (*pb.JobsReply, error) {
+type scriptedStream struct {
+	grpc.ClientStream
+	ctx    context.Context //nolint:containedctx // as a gRPC stream has
+	events chan *pb.JobEvent
+	end    error // set before events is closed
+}
+
+func (s *scriptedStream) Recv() (*pb.JobEvent, error) {
+	if e, ok := <-s.events; ok {
+		return e, nil
+	}
+	if s.end == nil {
+		return nil, io.EOF
+	}
+	return nil, s.end
+}
+
+func (s *scriptedWatch) Jobs(ctx context.Context, _ *pb.JobsRequest, _ ...grpc.CallOption) (*pb.JobsReply, error) {
 	if s.frozen {
 		<-ctx.Done()
-		return nil, ctx.Err()
+		return nil, status.FromContextError(ctx.Err()).Err()
 	}
 	return &pb.JobsReply{}, nil
-}
-
-func serveWatch(t *testing.T, s *scriptedWatch) *client {
-	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	gs := grpc.NewServer()
-	pb.RegisterCoordinatorServer(gs, s)
-	done := make(chan struct{})
-	go func() { defer close(done); gs.Serve(lis) }()
-	c, err := dial(lis.Addr().String())
-	require.NoError(t, err)
-	t.Cleanup(func() { c.Close(); gs.Stop(); <-done })
-	return c
 }
 
 func kept(seq int64) *pb.JobEvent {
@@ -67,15 +82,19 @@ func endedEvent(seq int64) *pb.JobEvent {
 	return &pb.JobEvent{Seq: seq, Of: &pb.JobEvent_Ended{Ended: &pb.JobEnded{Status: "done"}}}
 }
 
-func send(events ...*pb.JobEvent) func(int64, pb.Coordinator_WatchServer) error {
-	return func(_ int64, st pb.Coordinator_WatchServer) error {
+func send(events ...*pb.JobEvent) part {
+	return func(_ context.Context, send func(*pb.JobEvent) error) error {
 		for _, e := range events {
-			if err := st.Send(e); err != nil {
+			if err := send(e); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
+}
+
+func end(err error) part {
+	return func(context.Context, func(*pb.JobEvent) error) error { return err }
 }
 
 func watchAll(t *testing.T, w *watcher) (seqs []int64, err error) {
@@ -91,60 +110,75 @@ func watchAll(t *testing.T, w *watcher) (seqs []int64, err error) {
 }
 
 func TestWatchGoesOnAfterTheLastKeptEvent(t *testing.T) {
-	progress := &pb.JobEvent{Seq: 2, Of: &pb.JobEvent_Progress{Progress: &pb.Progress{Step: 1}}}
-	s := &scriptedWatch{parts: []func(int64, pb.Coordinator_WatchServer) error{
-		send(kept(1), kept(2), progress),
-		func(int64, pb.Coordinator_WatchServer) error { return status.Error(codes.Unavailable, "restarting") },
-		send(kept(2), kept(3)), // a server that repeats itself
-		send(endedEvent(4)),
-	}}
-	w := &watcher{client: serveWatch(t, s), job: "j", silence: time.Minute, giveUp: time.Minute}
-	seqs, err := watchAll(t, w)
-	require.NoError(t, err)
-	require.Equal(t, []int64{1, 2, 2, 3, 4}, seqs, "progress is delivered, a repeated kept event is not")
-	require.Equal(t, []int64{0, 2, 2, 3}, s.after)
+	synctest.Test(t, func(t *testing.T) {
+		progress := &pb.JobEvent{Seq: 2, Of: &pb.JobEvent_Progress{Progress: &pb.Progress{Step: 1}}}
+		s := &scriptedWatch{parts: []part{
+			send(kept(1), kept(2), progress),
+			end(status.Error(codes.Unavailable, "restarting")),
+			send(kept(2), kept(3)), // a server that repeats itself
+			send(endedEvent(4)),
+		}}
+		w := &watcher{client: s, job: "j", silence: time.Minute, giveUp: time.Minute}
+		seqs, err := watchAll(t, w)
+		require.NoError(t, err)
+		require.Equal(t, []int64{1, 2, 2, 3, 4}, seqs, "progress is delivered, a repeated kept event is not")
+		require.Equal(t, []int64{0, 2, 2, 3}, s.after)
+	})
 }
 
 func TestWatchDeliversTheEndEvenFromAServerThatForgot(t *testing.T) {
-	s := &scriptedWatch{parts: []func(int64, pb.Coordinator_WatchServer) error{send(kept(5)), send(endedEvent(1))}}
-	w := &watcher{client: serveWatch(t, s), job: "j", silence: time.Minute, giveUp: time.Minute}
-	seqs, err := watchAll(t, w)
-	require.NoError(t, err)
-	require.Equal(t, []int64{5, 1}, seqs)
+	synctest.Test(t, func(t *testing.T) {
+		s := &scriptedWatch{parts: []part{send(kept(5)), send(endedEvent(1))}}
+		w := &watcher{client: s, job: "j", silence: time.Minute, giveUp: time.Minute}
+		seqs, err := watchAll(t, w)
+		require.NoError(t, err)
+		require.Equal(t, []int64{5, 1}, seqs)
+	})
 }
 
 func TestWatchGivesUp(t *testing.T) {
-	w := &watcher{client: serveWatch(t, &scriptedWatch{}), job: "j", silence: time.Minute, giveUp: 100 * time.Millisecond}
-	_, err := watchAll(t, w)
-	require.ErrorIs(t, err, errWatchLost)
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		w := &watcher{client: &scriptedWatch{}, job: "j", silence: time.Minute, giveUp: 10 * time.Second}
+		_, err := watchAll(t, w)
+		require.ErrorIs(t, err, errWatchLost)
+		require.InDelta(t, 10, time.Since(start).Seconds(), watchRetryMax.Seconds())
+	})
 }
 
 func TestWatchOfAnUnknownJobEndsAtOnce(t *testing.T) {
-	s := &scriptedWatch{parts: []func(int64, pb.Coordinator_WatchServer) error{
-		func(int64, pb.Coordinator_WatchServer) error { return status.Error(codes.NotFound, "no job") },
-	}}
-	w := &watcher{client: serveWatch(t, s), job: "j", silence: time.Minute, giveUp: time.Minute}
-	_, err := watchAll(t, w)
-	require.Equal(t, codes.NotFound, status.Code(err))
+	synctest.Test(t, func(t *testing.T) {
+		s := &scriptedWatch{parts: []part{end(status.Error(codes.NotFound, "no job"))}}
+		w := &watcher{client: s, job: "j", silence: time.Minute, giveUp: time.Minute}
+		_, err := watchAll(t, w)
+		require.Equal(t, codes.NotFound, status.Code(err))
+	})
 }
 
 func TestWatchLeavesAFrozenCoordinator(t *testing.T) {
-	hang := func(_ int64, st pb.Coordinator_WatchServer) error { <-st.Context().Done(); return nil }
-	s := &scriptedWatch{frozen: true, parts: []func(int64, pb.Coordinator_WatchServer) error{hang, send(endedEvent(1))}}
-	w := &watcher{client: serveWatch(t, s), job: "j", silence: 30 * time.Millisecond, giveUp: time.Minute}
-	seqs, err := watchAll(t, w)
-	require.NoError(t, err)
-	require.Equal(t, []int64{1}, seqs)
-	require.Len(t, s.after, 2, "the silent stream was left for another")
+	synctest.Test(t, func(t *testing.T) {
+		hang := func(ctx context.Context, _ func(*pb.JobEvent) error) error { <-ctx.Done(); return ctx.Err() }
+		s := &scriptedWatch{frozen: true, parts: []part{hang, send(endedEvent(1))}}
+		w := &watcher{client: s, job: "j", silence: time.Second, giveUp: time.Minute}
+		start := time.Now()
+		seqs, err := watchAll(t, w)
+		require.NoError(t, err)
+		require.Equal(t, []int64{1}, seqs)
+		require.Len(t, s.after, 2, "the silent stream was left for another")
+		require.Equal(t, 2*time.Second+watchRetryMin, time.Since(start), "a silence, and as long for the question")
+	})
 }
 
 func TestWatchIsPatientWithAQuietJob(t *testing.T) {
-	release := make(chan struct{})
-	quiet := func(_ int64, st pb.Coordinator_WatchServer) error { <-release; return st.Send(endedEvent(1)) }
-	s := &scriptedWatch{parts: []func(int64, pb.Coordinator_WatchServer) error{quiet}}
-	w := &watcher{client: serveWatch(t, s), job: "j", silence: 5 * time.Millisecond, giveUp: time.Minute}
-	time.AfterFunc(50*time.Millisecond, func() { close(release) })
-	_, err := watchAll(t, w)
-	require.NoError(t, err)
-	require.Len(t, s.after, 1, "the coordinator answers, so the stream stays")
+	synctest.Test(t, func(t *testing.T) {
+		quiet := func(_ context.Context, send func(*pb.JobEvent) error) error {
+			time.Sleep(20 * time.Second)
+			return send(endedEvent(1))
+		}
+		s := &scriptedWatch{parts: []part{quiet}}
+		w := &watcher{client: s, job: "j", silence: time.Second, giveUp: 5 * time.Second}
+		_, err := watchAll(t, w)
+		require.NoError(t, err)
+		require.Len(t, s.after, 1, "the coordinator answers, so the stream stays")
+	})
 }
