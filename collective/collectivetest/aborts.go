@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ import (
 	"github.com/farandole-ml/farandole/elastic"
 )
 
-// envAbort marks a process that Aborts started.
+// envAbort marks a process that Aborts started, and has its rank.
 const envAbort = "FARANDOLE_TEST_ABORT"
 
 // abortOrder is what the parent tells a rank: to form a group and run operations, or how to end.
@@ -51,11 +52,12 @@ var abortKinds = []string{"kill", "cancel", "deadline", "generation"}
 
 // AbortRank makes this process a rank of Aborts if it was started as one, and does not return then. Call it first in
 // TestMain of a package that uses Aborts.
-func AbortRank(listen func() (Listener, error)) {
-	if os.Getenv(envAbort) == "" {
+func AbortRank(listen func(rank int) (Listener, error)) {
+	rank, err := strconv.Atoi(os.Getenv(envAbort))
+	if err != nil {
 		return
 	}
-	if err := abortRank(listen); err != nil && !errors.Is(err, io.EOF) {
+	if err := abortRank(func() (Listener, error) { return listen(rank) }); err != nil && !errors.Is(err, io.EOF) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -149,11 +151,11 @@ type abortProcess struct {
 	in   *json.Decoder
 }
 
-func startAbort(t testing.TB) *abortProcess {
+func startAbort(t testing.TB, rank int) *abortProcess {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	p := &abortProcess{cmd: exec.Command(self, "-test.run=^$")}
-	p.cmd.Env = append(os.Environ(), envAbort+"=1")
+	p.cmd.Env = append(os.Environ(), envAbort+"="+strconv.Itoa(rank))
 	p.cmd.Stderr = os.Stderr
 	to, err := p.cmd.StdinPipe()
 	require.NoError(t, err)
@@ -194,7 +196,7 @@ func Aborts(t testing.TB, rounds int) []time.Duration {
 	for round := range rounds {
 		for r := range ranks {
 			if ranks[r] == nil {
-				ranks[r] = startAbort(t)
+				ranks[r] = startAbort(t, r)
 			}
 			addrs[r] = ranks[r].addr
 		}

@@ -19,8 +19,17 @@ func TestMain(m *testing.M) {
 		soakMain()
 		return
 	}
+	collectivetest.AbortRank(func(rank int) (collectivetest.Listener, error) {
+		return Listen("127.0.0.1:0", Config{Host: fmt.Sprintf("host%d", rank/2)})
+	})
 	goleak.VerifyTestMain(m)
 }
+
+// TestAborts strikes groups of processes on two hosts; BenchmarkAborts does it often, and says how long the others took to
+// notice.
+func TestAborts(t *testing.T) { collectivetest.Aborts(t, 24) }
+
+func BenchmarkAborts(b *testing.B) { collectivetest.AbortTimes(b) }
 
 // patience is a limit that only a hanging test reaches.
 const patience = collectivetest.Patience

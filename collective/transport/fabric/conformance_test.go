@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) {
 	dieByRequest()
-	collectivetest.AbortRank(func() (collectivetest.Listener, error) { return Listen("127.0.0.1:0", Config{Provider: "tcp"}) })
+	collectivetest.AbortRank(func(int) (collectivetest.Listener, error) { return Listen("127.0.0.1:0", Config{Provider: "tcp"}) })
 	goleak.VerifyTestMain(m)
 }
 

@@ -9,7 +9,15 @@ import (
 	"github.com/farandole-ml/farandole/collective/collectivetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	collectivetest.AbortRank(func(int) (collectivetest.Listener, error) { return Listen("127.0.0.1:0", Config{}) })
+	goleak.VerifyTestMain(m)
+}
+
+// TestAborts strikes groups of processes; BenchmarkAborts does it often, and says how long the others took to notice.
+func TestAborts(t *testing.T) { collectivetest.Aborts(t, 24) }
+
+func BenchmarkAborts(b *testing.B) { collectivetest.AbortTimes(b) }
 
 func TestConformance(t *testing.T) {
 	collectivetest.Run(t, func(t testing.TB, world int) []collective.Transport {

@@ -10,7 +10,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	collectivetest.AbortRank(func() (collectivetest.Listener, error) { return Listen("127.0.0.1:0", Config{}) })
+	collectivetest.AbortRank(func(int) (collectivetest.Listener, error) { return Listen("127.0.0.1:0", Config{}) })
 	goleak.VerifyTestMain(m)
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	collectivetest.AbortRank(func() (collectivetest.Listener, error) { return Listen("", Config{}) })
+	collectivetest.AbortRank(func(int) (collectivetest.Listener, error) { return Listen("", Config{}) })
 	goleak.VerifyTestMain(m)
 }
 
