@@ -64,6 +64,8 @@ package kernels
 // #cgo nocallback farandole_dot_loop
 // #cgo noescape farandole_first_nonfinite
 // #cgo nocallback farandole_first_nonfinite
+// #cgo noescape farandole_copy_past
+// #cgo nocallback farandole_copy_past
 import "C"
 
 import (
@@ -271,6 +273,10 @@ func (e *native) blockSums(dst, x []float32, square bool, b0, b1 int) {
 
 func (e *native) firstNonFinite(x []float32) int {
 	return int(C.farandole_first_nonfinite(e.ops, ptr(x), C.long(len(x))))
+}
+
+func (e *native) copyPast(dst, src []byte) {
+	C.farandole_copy_past(e.ops, address(dst), address(src), C.long(len(dst)))
 }
 
 // fmaLoop does about the given number of floating-point operations of a product in registers and returns how many it did.

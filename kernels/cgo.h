@@ -104,6 +104,9 @@ static inline void farandole_residual(const farandole_ops* o, float* x, const fl
 static inline long farandole_first_nonfinite(const farandole_ops* o, const float* x, long n) {
   return o->first_nonfinite(x, n);
 }
+static inline void farandole_copy_past(const farandole_ops* o, uint8_t* dst, const uint8_t* src, long bytes) {
+  o->copy_past(dst, src, bytes);
+}
 static inline float farandole_dot_loop(const farandole_ops* o, int product, long rounds, float x) {
   return o->dot_loop(product, rounds, x);
 }

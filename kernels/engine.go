@@ -45,6 +45,7 @@ type engine interface {
 	residual(x, sent []float32)
 
 	firstNonFinite(x []float32) int
+	copyPast(dst, src []byte)
 	// fmaLoop does about the given number of floating-point operations in registers and returns how many it did.
 	fmaLoop(flops int64) int64
 }

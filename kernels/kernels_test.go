@@ -224,6 +224,26 @@ func TestVectors(t *testing.T) {
 	require.Positive(t, kernels.TriadGBs(2, 1))
 }
 
+// TestCopyPast copies between all places in a cache line, and looks at what lies beside.
+func TestCopyPast(t *testing.T) {
+	src, dst := make([]byte, 512), make([]byte, 512)
+	for i := range src {
+		src[i] = byte(i%251 + 1)
+	}
+	for at := range 67 {
+		for _, n := range []int{0, 1, 3, 63, 64, 65, 127, 128, 300} {
+			clear(dst)
+			from := (at*7 + n) % 70
+			kernels.CopyPast(dst[at:at+n], src[from:from+n])
+			want := make([]byte, len(dst))
+			copy(want[at:], src[from:from+n])
+			require.Equal(t, want, dst, "%d bytes to place %d", n, at)
+		}
+	}
+	require.Panics(t, func() { kernels.CopyPast(dst[:1], src[:2]) })
+	require.Zero(t, testing.AllocsPerRun(100, func() { kernels.CopyPast(dst, src) }))
+}
+
 func TestConfig(t *testing.T) {
 	_, err := kernels.NewCPU(kernels.Config{ISA: "mmx"})
 	require.ErrorContains(t, err, `"mmx"`)

@@ -100,6 +100,8 @@ typedef struct {
   void (*decode_int8)(float* dst, const uint8_t* src, long n);
   void (*residual)(float* x, const float* sent, long n);
   long (*first_nonfinite)(const float* x, long n);
+  // copy_past stores past the caches, and before whatever the caller stores next.
+  void (*copy_past)(uint8_t* dst, const uint8_t* src, long bytes);
   // fma_loop does rounds times fma_flops floating-point operations in registers and returns what depends on them.
   float (*fma_loop)(long rounds, float x);
   long fma_flops;

@@ -52,6 +52,7 @@ const farandole_ops JOIN(farandole_ops_, ISA) = {
     .decode_int8 = op_decode_int8,
     .residual = op_residual,
     .first_nonfinite = op_first_nonfinite,
+    .copy_past = op_copy_past,
     .dot_loop = op_dot_loop,
     .dot_flops = 4L * 16 * FMA_CHAINS,
     .fma_loop = op_fma_loop,

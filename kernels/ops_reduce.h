@@ -31,6 +31,13 @@ static void put(char* dst, const char* block, long bytes, int stream) {
   memcpy(dst + i, block + i, bytes - i);
 }
 
+static void op_copy_past(uint8_t* dst, const uint8_t* src, long bytes) {
+  const long head = min_long(bytes, -(uintptr_t)dst & 63);
+  memcpy(dst, src, head);
+  put((char*)dst + head, (const char*)src + head, bytes - head, 1);
+  stream_end();
+}
+
 // evaluate computes elements [at, at+n) and says where they are: in a source, or in out, which a result is written to last.
 // A value of the stack that is no source is in the slot of its position.
 static const char* evaluate(const reduce_args* t, const element_type* type, char (*slots)[REDUCE_BLOCK], char* out, long at,

@@ -168,6 +168,8 @@ func (reference) blockSums(dst, x []float32, square bool, b0, b1 int) {
 	}
 }
 
+func (reference) copyPast(dst, src []byte) { copy(dst, src) }
+
 func (reference) firstNonFinite(x []float32) int {
 	for i, v := range x {
 		if v-v != 0 {

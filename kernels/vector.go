@@ -27,6 +27,18 @@ func bytesOf(x []float32) []byte {
 // It runs on the caller's thread and does not allocate.
 func FirstNonFinite(x []float32) int { return best().firstNonFinite(x) }
 
+// CopyPast copies src to dst, as long, past the caches where the machine can, on the caller's thread and without allocating.
+// It is for memory that other processors have read and will read again: an ordinary store to such a line first waits until
+// they have all given it up.
+func CopyPast(dst, src []byte) {
+	if len(dst) != len(src) {
+		panic(fmt.Sprintf("kernels: CopyPast of %d bytes to %d", len(src), len(dst)))
+	}
+	if len(dst) > 0 {
+		best().copyPast(dst, src)
+	}
+}
+
 // triadLen is the elements of each of the three arrays that TriadGBs walks over: together far past the caches.
 const triadLen = 24 << 20
 

@@ -24,9 +24,10 @@ type member struct {
 	peers      []*peer // by rank; nil for this one
 	arena      *arena
 	log        *slog.Logger
-	stageBytes int  // see Config
-	spins      int  // see await
-	together   bool // some peer is in this process
+	stageBytes int    // see Config
+	spins      int    // see await
+	stores     stores // of what all peers read
+	together   bool   // some peer is in this process
 	meetings
 	registry
 	task task
@@ -51,10 +52,11 @@ type member struct {
 
 // peer is another rank as this one sees it. Each direction of the messages has one user at a time.
 type peer struct {
-	rank int
-	link link
-	seg  *segment
-	gone atomic.Pointer[departure]
+	rank   int
+	link   link
+	seg    *segment
+	stores stores // of what this peer alone reads
+	gone   atomic.Pointer[departure]
 
 	buffers atomic.Pointer[[]foreign] // the peer's registered memory, replaced as a whole by its reader
 

@@ -17,15 +17,15 @@ func (t *member) stageIn(i int) {
 			t.stageFor(slot[n*k.block:], bytesOf(p.Data)[lo:hi])
 		}
 	case collective.OpAllGather:
-		copy(slot, k.in[lo:hi])
+		t.stores.copy(slot, k.in[lo:hi])
 	case collective.OpBroadcast:
 		if k.root == t.id.Rank {
-			copy(slot, k.out[lo:hi])
+			t.stores.copy(slot, k.out[lo:hi])
 		}
 	case collective.OpReduceScatter, collective.OpAllToAll:
-		for r := range t.peers {
-			if r != t.id.Rank {
-				copy(slot[r*k.block:], k.in[r*k.bytes+lo:r*k.bytes+hi])
+		for r, p := range t.peers {
+			if p != nil {
+				p.stores.copy(slot[r*k.block:], k.in[r*k.bytes+lo:r*k.bytes+hi])
 			}
 		}
 	}
@@ -33,12 +33,16 @@ func (t *member) stageIn(i int) {
 
 // stageFor copies a block that is to be reduced, without the part that only this rank reads.
 func (t *member) stageFor(slot, block []byte) {
-	a, b := t.part(len(block), t.id.Rank)
 	if t.task.isDirect(len(t.peers)) {
-		b = a
+		copy(slot, block)
+		return
 	}
-	copy(slot, block[:a])
-	copy(slot[b:], block[b:])
+	for r, p := range t.peers {
+		if p != nil {
+			a, b := t.part(len(block), r)
+			p.stores.copy(slot[a:], block[a:b])
+		}
+	}
 }
 
 // staged makes k.srcs the sources of all ranks for bytes [a,b) of the block at lo, which all have staged at place q.
@@ -75,14 +79,15 @@ func (t *member) reduceStaged() error {
 			lo, hi := k.span(i)
 			a, b := t.part(hi-lo, t.id.Rank)
 			t.staged(q, lo, a, b)
-			k.dsts = k.dsts[:0]
 			if all || k.root == t.id.Rank {
-				k.dsts = append(k.dsts, k.out[lo+a:lo+b])
+				sum := k.out[lo+a : lo+b]
+				k.red.Run(append(k.dsts[:0], sum), k.srcs)
+				if all && len(t.peers) > 1 {
+					t.stores.copy(t.own.result[q^1], sum)
+				}
+			} else {
+				k.red.Run(append(k.dsts[:0], t.own.result[q^1][:b-a]), k.srcs)
 			}
-			if len(t.peers) > 1 && (all || k.root != t.id.Rank) {
-				k.dsts = append(k.dsts, t.own.result[q^1][:b-a])
-			}
-			k.red.Run(k.dsts, k.srcs)
 		}
 		if i > 0 && (all || k.root == t.id.Rank) {
 			t.collect(i-1, q)
