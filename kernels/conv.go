@@ -242,7 +242,7 @@ func copyFew(dst, src []float32) {
 		return
 	}
 	src = src[:len(dst)]
-	for i, v := range src {
+	for i, v := range src { //nolint:staticcheck // S1001: the call of copy is what this saves
 		dst[i] = v
 	}
 }
