@@ -206,7 +206,7 @@ func (e *native) matmulColumns(t *matmulTask, packed []float32, k0, k1, p0, p1, 
 
 // compute borrows memory for one block of the side that is not shared, length wide.
 func (e *native) compute(t *matmulTask, packed []float32, rows C.int, length, k0, k1, u0, u1, soon int) {
-	work := e.borrow(length * BlockK)
+	work := e.borrow(length * min(BlockK, k1-k0))
 	defer e.giveBack(work)
 	C.farandole_matmul(e.ops, e.matmulArgs(t), ptr(packed), ptr(work), rows, C.long(k0), C.long(k1), C.long(u0), C.long(u1), C.long(soon))
 }

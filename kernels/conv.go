@@ -208,9 +208,9 @@ func (t *window) corner(p int) (image, y, x int) {
 // an edge. It computes nothing, so all engines share it.
 func (t *windowTask) columns(from, to int) {
 	c := t.Channels
+	image, y, x := t.corner(from)
 	for p := from; p < to; p++ {
 		row := t.out[(p-t.p0)*t.under:][:t.under]
-		image, y, x := t.corner(p)
 		left, right := max(0, -x), min(t.Columns, t.Width-x)
 		for ky := range t.Rows {
 			dst := row[ky*t.Columns*c:][:t.Columns*c]
@@ -219,8 +219,30 @@ func (t *windowTask) columns(from, to int) {
 				continue
 			}
 			clear(dst[:left*c])
-			copy(dst[left*c:right*c], t.x[((image*t.Height+y+ky)*t.Width+x+left)*c:])
+			copyFew(dst[left*c:right*c], t.x[((image*t.Height+y+ky)*t.Width+x+left)*c:])
 			clear(dst[right*c:])
 		}
+		if x += t.Stride; x+t.Columns > t.Width+t.Pad {
+			x = -t.Pad
+			if y += t.Stride; y+t.Rows > t.Height+t.Pad {
+				y = -t.Pad
+				image++
+			}
+		}
+	}
+}
+
+// few is how many values are copied without a call.
+const few = 16
+
+// copyFew is copy for what are often a few values.
+func copyFew(dst, src []float32) {
+	if len(dst) > few {
+		copy(dst, src)
+		return
+	}
+	src = src[:len(dst)]
+	for i, v := range src { //nolint:staticcheck // S1001: the call of copy is what this saves
+		dst[i] = v
 	}
 }

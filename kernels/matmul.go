@@ -33,7 +33,7 @@ type matmulPart struct {
 	stretch   int  // terms
 
 	packs, wide, units int // of one stretch: packing units, computing units of width, computing units in all
-	width              int
+	width, last        int // tiles or panels of a computing unit, and of one of the last
 	stretches, threads int
 
 	shared           [2][]float32 // by the stretch's parity
@@ -41,12 +41,15 @@ type matmulPart struct {
 }
 
 // unitWidth is the least tiles or panels of most computing units: with more of them a shared piece serves longer while it
-// is in the cache. The last quarter of the work, up to singlesPerThread, goes one by one, so that threads that run at
+// is in the cache. The last quarter of the work, up to singlesPerThread units, goes in the least units, so that threads that run at
 // different speeds end together.
 const (
 	unitWidth        = 4
 	singlesPerThread = 16
 )
+
+// unitWork is the least multiplications of a computing unit: a few microseconds, beside which it costs little to claim one.
+const unitWork = 1 << 16
 
 // packsPerThread is into how many units for each thread a stretch's packing is cut.
 const packsPerThread = 2
@@ -70,18 +73,23 @@ func (p *matmulPart) lay(t matmulTask, e packer, threads, limit int) {
 	p.stretch = (blocks + p.stretches - 1) / p.stretches * BlockK
 	p.stretches = (t.k + p.stretch - 1) / p.stretch
 
+	each := columns * t.m // multiplications of one tile or panel for one term
+	if p.byRows {
+		each = rows * t.n
+	}
+	p.last = max(1, unitWork/(each*min(p.stretch, t.k)))
 	singles := 0
 	p.packs = 1
 	if threads > 1 {
 		p.packs = min(p.sharedLen, packsPerThread*threads)
-		singles = min((p.length+3)/4, singlesPerThread*threads)
+		singles = min((p.length+4*p.last-1)/(4*p.last), singlesPerThread*threads)
 	}
 	// As many units as a list can have, should the side be very long.
 	most := max(1, maxParts/4/p.stretches)
-	p.width = max(unitWidth, (p.length+most-1)/most)
+	p.width = max(unitWidth*p.last, (p.length+most-1)/most)
 	if threads > 1 {
-		p.wide = (p.length - singles) / p.width
-		p.units = p.wide + p.length - p.wide*p.width
+		p.wide = max(0, p.length-singles*p.last) / p.width
+		p.units = p.wide + (p.length-p.wide*p.width+p.last-1)/p.last
 	} else {
 		p.wide = (p.length + p.width - 1) / p.width
 		p.units = p.wide
@@ -103,7 +111,7 @@ func (p *matmulPart) begin(u int) int {
 	if u < p.wide {
 		return min(u*p.width, p.length)
 	}
-	return min(p.wide*p.width+u-p.wide, p.length)
+	return min(p.wide*p.width+(u-p.wide)*p.last, p.length)
 }
 
 func (p *matmulPart) run(i, _ int) {

@@ -106,7 +106,8 @@ PRODUCT(product_more, TERMS_MORE)
 
 // dst[d·width + j] = src[j·ld + d] for j < t, d < hs: a head's rows as columns, width = pad16(t).
 static void head_columns(float* dst, const float* src, long ld, long t, long hs, long width) {
-  pack_panel(dst, src, ld, 1, t, width, hs);
+  ahead none = {0};
+  pack_panel(dst, src, ld, 1, t, width, hs, &none);
 }
 
 // dst[j·width + d] = src[j·ld + d]: a head's rows together, width = pad16(hs), filled up with +0.

@@ -9,64 +9,8 @@
 // PANEL is the columns of a panel, AHEAD_STEP after how many terms a tile prefetches a line.
 enum { PANEL = 16 * NV, AHEAD_STEP = 4 };
 
-// pack_panel has room for full vectors: width is a multiple of 16.
-// dst[k·width + i] = element k of row i, for rows rows and n values of k; element k of row i is at
-// src[i·ri + k·rk], where ri or rk is 1. Rows from rows to width become +0.
-static void pack_panel(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long width,
-                       long n) {
-  if (rk == 1) {
-    long k = 0;
-    for (; k + TW <= n; k += TW) {
-      for (long i = 0; i < width; i += TW) {
-        long have = rows - i < 0 ? 0 : min_long(TW, rows - i);
-        if (have == TW) {
-          transpose(dst + k * width + i, width, src + i * ri + k, ri, TW);
-        } else {
-          transpose(dst + k * width + i, width, src + i * ri + k, ri, have);
-        }
-      }
-    }
-    for (; k < n; k++) {
-      for (long i = 0; i < width; i++) dst[k * width + i] = i < rows ? src[i * ri + k] : 0.0f;
-    }
-    return;
-  }
-  for (long k = 0; k < n; k++) {
-    for (long i = 0; i < width; i += 16) {
-      long have = rows - i < 0 ? 0 : min_long(16, rows - i);
-      vf_store(dst + k * width + i, have == 16 ? vf_load(src + k * rk + i) : vf_loadn(src + k * rk + i, have));
-    }
-  }
-}
-
-// pack_tile is the same with width = rows ≤ MR. Whole vectors are written as long as what they spill over is written later.
-static void pack_tile(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long n) {
-  long k = 0;
-  if (rk == 1) {
-    for (; k + TW <= n; k += TW) {
-      if ((k + TW - 1) * rows + TW <= n * rows) {
-        if (rows == MR) {
-          transpose(dst + k * rows, rows, src + k, ri, MR);
-        } else {
-          transpose(dst + k * rows, rows, src + k, ri, rows);
-        }
-      } else {
-        float square[TW * TW];
-        transpose(square, TW, src + k, ri, rows);
-        for (long j = 0; j < TW; j++) memcpy(dst + (k + j) * rows, square + j * TW, rows * sizeof(float));
-      }
-    }
-    for (; k < n; k++) {
-      for (long i = 0; i < rows; i++) dst[k * rows + i] = src[i * ri + k];
-    }
-    return;
-  }
-  for (; k * rows + 16 <= n * rows; k++) vf_store(dst + k * rows, vf_loadn(src + k * rk, rows));
-  for (; k < n; k++) memcpy(dst + k * rows, src + k * rk, rows * sizeof(float));
-}
-
-// ahead walks over the cache lines that will be packed next, a few for every tile, so that packing does not wait for memory:
-// rows of lines 64-byte lines each, step bytes apart.
+// ahead walks over the cache lines that will be packed next, a few for every tile or packed row, so that packing does not wait
+// for memory: rows of lines 64-byte lines each, step bytes apart.
 typedef struct {
   const char *p, *row;
   long line, lines, step, left;
@@ -89,6 +33,73 @@ static inline void ahead_next(ahead* h) {
   }
 }
 
+static inline void ahead_lines(ahead* h, long lines) {
+  if (h->left <= 0) return;
+  for (long i = 0; i < lines; i++) ahead_next(h);
+}
+
+// pack_panel has room for full vectors: width is a multiple of 16.
+// dst[k·width + i] = element k of row i, for rows rows and n values of k; element k of row i is at
+// src[i·ri + k·rk], where ri or rk is 1. Rows from rows to width become +0.
+static void pack_panel(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long width, long n,
+                       ahead* next) {
+  if (rk == 1) {
+    long k = 0;
+    for (; k + TW <= n; k += TW) {
+      for (long i = 0; i < width; i += TW) {
+        ahead_lines(next, TW * TW / 16);
+        long have = rows - i < 0 ? 0 : min_long(TW, rows - i);
+        if (have == TW) {
+          transpose(dst + k * width + i, width, src + i * ri + k, ri, TW);
+        } else {
+          transpose(dst + k * width + i, width, src + i * ri + k, ri, have);
+        }
+      }
+    }
+    for (; k < n; k++) {
+      for (long i = 0; i < width; i++) dst[k * width + i] = i < rows ? src[i * ri + k] : 0.0f;
+    }
+    return;
+  }
+  for (long k = 0; k < n; k++) {
+    for (long i = 0; i < width; i += 16) {
+      ahead_next(next);
+      long have = rows - i < 0 ? 0 : min_long(16, rows - i);
+      vf_store(dst + k * width + i, have == 16 ? vf_load(src + k * rk + i) : vf_loadn(src + k * rk + i, have));
+    }
+  }
+}
+
+// pack_tile is the same with width = rows ≤ MR. Whole vectors are written as long as what they spill over is written later.
+static void pack_tile(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long n, ahead* next) {
+  long k = 0;
+  if (rk == 1) {
+    for (; k + TW <= n; k += TW) {
+      ahead_lines(next, TW * TW / 16);
+      if ((k + TW - 1) * rows + TW <= n * rows) {
+        if (rows == MR) {
+          transpose(dst + k * rows, rows, src + k, ri, MR);
+        } else {
+          transpose(dst + k * rows, rows, src + k, ri, rows);
+        }
+      } else {
+        float square[TW * TW];
+        transpose(square, TW, src + k, ri, rows);
+        for (long j = 0; j < TW; j++) memcpy(dst + (k + j) * rows, square + j * TW, rows * sizeof(float));
+      }
+    }
+    for (; k < n; k++) {
+      for (long i = 0; i < rows; i++) dst[k * rows + i] = src[i * ri + k];
+    }
+    return;
+  }
+  for (; k * rows + 16 <= n * rows; k++) {
+    ahead_next(next);
+    vf_store(dst + k * rows, vf_loadn(src + k * rk, rows));
+  }
+  for (; k < n; k++) memcpy(dst + k * rows, src + k * rk, rows * sizeof(float));
+}
+
 // What a tile does with its chains.
 enum { TILE_SET, TILE_ADD };
 
@@ -108,8 +119,8 @@ typedef void (*tile_fn)(const float*, const float*, long, float*, long, long, in
 // product is one kind of matrix product: how it packs, and what it computes with what is packed.
 typedef struct {
   const tile_fn* tiles;
-  void (*pack_tile)(float*, const float*, long ri, long rk, long rows, long n);
-  void (*pack_panel)(float*, const float*, long ri, long rk, long rows, long width, long n);
+  void (*pack_tile)(float*, const float*, long ri, long rk, long rows, long n, ahead*);
+  void (*pack_panel)(float*, const float*, long ri, long rk, long rows, long width, long n, ahead*);
   long terms;  // in one packed value
 } product;
 
@@ -134,8 +145,16 @@ static void op_matmul_pack_rows(const matmul_args* t, float* dst, long k0, long 
   for (long k = k0; k < k1; k += BLOCK_K) {
     long kc = min_long(BLOCK_K, k1 - k);
     for (long r = r0; r < r1; r++) {
-      long i = tile_row(t->m, r);
-      f->pack_tile(dst + i * depth(f, kc), t->a + i * t->ai + k * t->ak, t->ai, t->ak, tile_row(t->m, r + 1) - i, kc);
+      long i = tile_row(t->m, r), end = tile_row(t->m, r + 1);
+      ahead next = {0};
+      if (r + 1 < r1) {
+        next = ahead_of(t->a + end * t->ai + k * t->ak, t->ai, t->ak, tile_row(t->m, r + 2) - end, kc);
+      } else if (k + kc < k1) {
+        long first = tile_row(t->m, r0);
+        next = ahead_of(t->a + first * t->ai + (k + kc) * t->ak, t->ai, t->ak, tile_row(t->m, r0 + 1) - first,
+                        min_long(BLOCK_K, k1 - k - kc));
+      }
+      f->pack_tile(dst + i * depth(f, kc), t->a + i * t->ai + k * t->ak, t->ai, t->ak, end - i, kc, &next);
     }
     dst += t->m * depth(f, kc);
   }
@@ -143,10 +162,19 @@ static void op_matmul_pack_rows(const matmul_args* t, float* dst, long k0, long 
 
 static void op_matmul_pack_columns(const matmul_args* t, float* dst, long k0, long k1, long p0, long p1) {
   const product* f = &products[t->product];
+  const long j1 = min_long(p1 * PANEL, t->n);
   for (long k = k0; k < k1; k += BLOCK_K) {
     long kc = min_long(BLOCK_K, k1 - k);
-    for (long j = p0 * PANEL; j < min_long(p1 * PANEL, t->n); j += PANEL) {
-      f->pack_panel(dst + j * depth(f, kc), t->b + j * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, t->n - j), PANEL, kc);
+    for (long j = p0 * PANEL; j < j1; j += PANEL) {
+      ahead next = {0};
+      if (j + PANEL < j1) {
+        next = ahead_of(t->b + (j + PANEL) * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, j1 - j - PANEL), kc);
+      } else if (k + kc < k1) {
+        next = ahead_of(t->b + p0 * PANEL * t->bj + (k + kc) * t->bk, t->bj, t->bk, min_long(PANEL, j1 - p0 * PANEL),
+                        min_long(BLOCK_K, k1 - k - kc));
+      }
+      f->pack_panel(dst + j * depth(f, kc), t->b + j * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, t->n - j), PANEL, kc,
+                    &next);
     }
     dst += whole_panels(t->n) * depth(f, kc);
   }
@@ -178,10 +206,11 @@ static void op_matmul_columns(const matmul_args* t, const float* packed, float* 
   const long later = soon < 0 ? 0 : min_long(soon * PANEL, t->n);
   for (long k = k0; k < k1; k += BLOCK_K) {
     block b = block_at(t, k, k1);
-    for (long j = j0; j < j1; j += PANEL) {
-      b.f->pack_panel(work + (j - j0) * b.depth, t->b + j * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, t->n - j), PANEL, b.kc);
-    }
     ahead next = {0};
+    for (long j = j0; j < j1; j += PANEL) {
+      b.f->pack_panel(work + (j - j0) * b.depth, t->b + j * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, t->n - j), PANEL,
+                      b.kc, &next);
+    }
     if (k + b.kc < k1) {
       next = ahead_of(t->b + j0 * t->bj + (k + b.kc) * t->bk, t->bj, t->bk, j1 - j0, min_long(BLOCK_K, k1 - k - b.kc));
     } else if (soon >= 0 && later < t->n) {
@@ -204,11 +233,12 @@ static void op_matmul_rows(const matmul_args* t, const float* packed, float* wor
   const long later = soon < 0 ? t->m : min_long(t->m, tile_row(t->m, soon));
   for (long k = k0; k < k1; k += BLOCK_K) {
     block b = block_at(t, k, k1);
+    ahead next = {0};
     for (long r = r0; r < r1; r++) {
       long i = tile_row(t->m, r);
-      b.f->pack_tile(work + (i - i0) * b.depth, t->a + i * t->ai + k * t->ak, t->ai, t->ak, tile_row(t->m, r + 1) - i, b.kc);
+      b.f->pack_tile(work + (i - i0) * b.depth, t->a + i * t->ai + k * t->ak, t->ai, t->ak, tile_row(t->m, r + 1) - i, b.kc,
+                     &next);
     }
-    ahead next = {0};
     if (k + b.kc < k1) {
       next = ahead_of(t->a + i0 * t->ai + (k + b.kc) * t->ak, t->ai, t->ak, i1 - i0, min_long(BLOCK_K, k1 - k - b.kc));
     } else if (later < t->m) {

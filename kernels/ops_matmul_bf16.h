@@ -21,7 +21,9 @@ static inline float pair_bf16(float even, float odd) {
 }
 
 // pack_pairs is pack_panel with a pair of values of k in each packed one: dst[k/2·width + i]. The last may lack its odd half.
-static void pack_pairs(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long width, long n) {
+static void pack_pairs(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long width, long n,
+                       ahead* next) {
+  (void)next;
   for (long k = 0; k < n; k += 2) {
     for (long i = 0; i < width; i++) {
       const float* p = src + i * ri + k * rk;
@@ -30,8 +32,8 @@ static void pack_pairs(float* restrict dst, const float* restrict src, long ri, 
   }
 }
 
-static void pack_tile_pairs(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long n) {
-  pack_pairs(dst, src, ri, rk, rows, rows, n);
+static void pack_tile_pairs(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long n, ahead* next) {
+  pack_pairs(dst, src, ri, rk, rows, rows, n, next);
 }
 
 #define TILE_KIND pairs
@@ -84,8 +86,8 @@ static inline void store_pairs(float* p, vf x, long count, const float* end) {
   }
 }
 
-static void dot_pack_pairs(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long width,
-                           long n) {
+static void dot_pack_pairs(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long width, long n,
+                           ahead* next) {
   const float* end = dst + (n + 1) / 2 * width;
   long k = 0;
   if (rk == 1) {
@@ -93,6 +95,7 @@ static void dot_pack_pairs(float* restrict dst, const float* restrict src, long 
       for (long i = 0; i < width; i += 16) {
         const float* p = src + i * ri + k;
         const long have = rows - i;
+        ahead_lines(next, 32);
         vf r[16];
         // Thirty-two floats in order are sixteen pairs.
 #pragma GCC unroll 16
@@ -104,12 +107,13 @@ static void dot_pack_pairs(float* restrict dst, const float* restrict src, long 
         for (int j = 0; j < 16; j++) store_pairs(dst + (k / 2 + j) * width + i, r[j], width - i, end);
       }
     }
-    pack_pairs(dst + k / 2 * width, src + k, ri, 1, rows, width, n - k);
+    pack_pairs(dst + k / 2 * width, src + k, ri, 1, rows, width, n - k, next);
     return;
   }
   for (; k < n; k += 2) {
     for (long i = 0; i < width; i += 16) {
       const float* p = src + k * rk + i;
+      ahead_lines(next, 2);
       const long have = rows - i < 0 ? 0 : rows - i;
       vf even = vf_loadn(p, have), odd = k + 1 < n ? vf_loadn(p + rk, have) : vf_set1(0.0f);
       store_pairs(dst + k / 2 * width + i, join_pairs(even, odd), width - i, end);
@@ -117,8 +121,9 @@ static void dot_pack_pairs(float* restrict dst, const float* restrict src, long 
   }
 }
 
-static void dot_pack_tile_pairs(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long n) {
-  dot_pack_pairs(dst, src, ri, rk, rows, rows, n);
+static void dot_pack_tile_pairs(float* restrict dst, const float* restrict src, long ri, long rk, long rows, long n,
+                                ahead* next) {
+  dot_pack_pairs(dst, src, ri, rk, rows, rows, n, next);
 }
 
 static inline vf hardware_dot(vf y, vf x, vf acc) {

@@ -34,9 +34,16 @@ type gptRun struct {
 	dhidden kernels.Buffer // [bt, 4c]: gradient of GELU's output, then of its input
 }
 
-// headRows is how many positions go through the output head at once: their logits are the largest matrix of all. It is a
-// canonical block, so the gradient of the head's matrix has the same bits whatever the batch.
-const headRows = kernels.BlockK
+// headRows is how many positions go through the output head at once: their logits are the largest matrix of all. It is made
+// of canonical blocks, so the gradient of the head's matrix has the same bits whatever the batch. Every part packs that matrix
+// anew and adds to its gradient, both beyond the caches; where products are fast that shows, and larger parts are worth
+// their memory.
+func headRows(class string) int {
+	if class == kernels.ClassBF16 {
+		return 4 * kernels.BlockK
+	}
+	return kernels.BlockK
+}
 
 // headRun is a part of at most headRows positions.
 type headRun struct {
@@ -69,7 +76,7 @@ func (m *GPT) shape(b, t int, grads bool) error {
 	a.begin()
 	r.embedded, r.branch, r.norm, r.gelu = a.take(bt*c), a.take(bt*c), a.take(bt*c), a.take(4*bt*c)
 	r.lnf, r.lnfMean, r.lnfRstd = a.take(bt*c), a.take(bt), a.take(bt)
-	r.logits, r.losses, r.sum = a.take(min(bt, headRows)*m.cfg.Vocab), a.take(bt), a.take(1)
+	r.logits, r.losses, r.sum = a.take(min(bt, headRows(m.dev.Class()))*m.cfg.Vocab), a.take(bt), a.take(1)
 	r.layers = r.layers[:0]
 	in := r.embedded
 	var l layerRun
@@ -111,8 +118,9 @@ func (m *GPT) cutHead() {
 	r, c := &m.run, m.cfg.Width
 	bt := r.b * r.t
 	r.head = r.head[:0]
-	for i := 0; i < bt; i += headRows {
-		n := min(headRows, bt-i)
+	most := headRows(m.dev.Class())
+	for i := 0; i < bt; i += most {
+		n := min(most, bt-i)
 		h := headRun{rows: n, in: r.lnf.Slice(i*c, n*c), logits: r.logits.Slice(0, n*m.cfg.Vocab),
 			losses: r.losses.Slice(i, n), targets: r.targets.Slice(i, n)}
 		if r.grads {

@@ -12,12 +12,18 @@ import (
 // TestHeadRunsInParts has more positions than the output head takes at once, the last part a short one: loss and gradient are
 // the sums of those of each row alone.
 func TestHeadRunsInParts(t *testing.T) {
-	dev, err := kernels.NewCPU(kernels.Config{Threads: 2})
+	for _, precision := range []string{kernels.ClassF32, kernels.ClassBF16} {
+		t.Run(precision, func(t *testing.T) { runHeadInParts(t, precision) })
+	}
+}
+
+func runHeadInParts(t *testing.T, precision string) {
+	dev, err := kernels.NewCPU(kernels.Config{Threads: 2, Precision: precision})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, dev.Close()) }()
 	m := newGPT(t, dev, nn.GPTConfig{Vocab: 37, Context: 130, Layers: 1, Heads: 2, Width: 16})
 	shake(t, dev, m)
-	b := m.RandomBatch(5, 130, 9)
+	b := m.RandomBatch(9, 130, 9)
 	gradient := func(parts ...nn.Batch) (loss float64, g []float32) {
 		dev.Zero(m.GradBuffer())
 		for _, part := range parts {
