@@ -2,7 +2,6 @@ package collective
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -75,14 +74,17 @@ func (g *Group) planAlign() {
 	p := &g.meet
 	p.reset(g.World(), g.rank)
 	place := make(map[int]int, g.World()) // the group's ranks by the transport's
+	var all []int
 	for r := range g.World() {
 		place[g.peer(r)] = r
+		all = append(all, g.peer(r))
 	}
-	own := slices.Sorted(maps.Keys(place))
+	sorted := slices.Sorted(slices.Values(all))
+	members = append(members, sorted) // what it has in common with the group that New made
 	var circles [][]int
 	for _, m := range members {
 		m = slices.DeleteFunc(slices.Clone(m), func(r int) bool { _, ok := place[r]; return !ok })
-		if len(m) > 1 && !slices.Equal(m, own) { // the group's own circle is that of every plan
+		if len(m) > 1 && !slices.Equal(m, all) { // the group's own circle is that of every plan
 			circles = append(circles, m)
 		}
 	}
