@@ -1,0 +1,3 @@
+// All kernels, as one module.
+#include "elements.cu"
+#include "matmul.cu"
