@@ -1,3 +1,6 @@
 // All kernels, as one module.
 #include "elements.cu"
 #include "matmul.cu"
+#include "rows.cu"
+#include "sums.cu"
+#include "windows.cu"
