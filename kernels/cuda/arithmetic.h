@@ -20,6 +20,12 @@ DEVICE float float_of(uint32_t u) {
 }
 DEVICE long long least(long long a, long long b) { return a < b ? a : b; }
 
+// Four values at x along a row of which there are count, +0 where there are none.
+DEVICE float4 quad_at(const float* x, long long count, bool aligned) {
+  if (count >= 4 && aligned) return load4(x);
+  return {count > 0 ? x[0] : 0.0f, count > 1 ? x[1] : 0.0f, count > 2 ? x[2] : 0.0f, count > 3 ? x[3] : 0.0f};
+}
+
 // The larger one; b where either is NaN.
 DEVICE float larger(float a, float b) { return a > b ? a : b; }
 

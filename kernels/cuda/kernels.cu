@@ -4,3 +4,4 @@
 #include "rows.cu"
 #include "sums.cu"
 #include "windows.cu"
+#include "attention.cu"

@@ -30,8 +30,14 @@
 #define SUM_BLOCKS 16
 #define SUM_TOTAL_THREADS 256
 
-// Attention: a block has ATTENTION_TILE queries or keys and up to ATTENTION_TILE values of each.
+// Attention: a block has ATTENTION_TILE queries or keys, and up to ATTENTION_TILE values of each. Tiles lie in dynamic shared memory,
+// the forward pass has 3 of them.
 #define ATTENTION_THREADS 256
 #define ATTENTION_TILE 64
+#define ATTENTION_STRIDE 68
+#define ATTENTION_TILE_BYTES (ATTENTION_TILE * ATTENTION_STRIDE * 4)
+#define ATTENTION_BYTES (3 * ATTENTION_TILE_BYTES)
+#define ATTENTION_BACKWARD_ROWS_BYTES (4 * ATTENTION_TILE_BYTES)
+#define ATTENTION_BACKWARD_COLUMNS_BYTES (5 * ATTENTION_TILE_BYTES)
 
 #endif

@@ -15,12 +15,6 @@ enum {
 static_assert(MATMUL_ROWS == 128 && MATMUL_COLUMNS == 128 && MATMUL_THREADS == 256 && MATMUL_STEP == 16,
               "the tile's shape is built into the kernels");
 
-// Four values at x along a row of which there are count, +0 where there are none.
-DEVICE float4 quad_at(const float* x, long long count, bool aligned) {
-  if (count >= 4 && aligned) return load4(x);
-  return {count > 0 ? x[0] : 0.0f, count > 1 ? x[1] : 0.0f, count > 2 ? x[2] : 0.0f, count > 3 ? x[3] : 0.0f};
-}
-
 // One factor: 128 rows of a or columns of b. ALONG_K says that a row's values of consecutive k are neighbours in memory.
 template <bool ALONG_K>
 struct factor {
