@@ -29,6 +29,7 @@ KERNEL(cross_entropy, CROSS_ENTROPY_THREADS, float* losses, float* logits, const
     for (long long j = threadIdx.x; scale != 0 && j < v; j += CROSS_ENTROPY_THREADS) x[j] = 0.0f;
     return;
   }
+  const float xy = x[target];  // barriers come before anyone writes it
   float m = x[0];
 #pragma unroll 8
   for (long long j = threadIdx.x; j < v; j += CROSS_ENTROPY_THREADS) m = larger(m, x[j]);
@@ -54,10 +55,8 @@ KERNEL(cross_entropy, CROSS_ENTROPY_THREADS, float* losses, float* logits, const
   }
   __syncthreads();
   s = total[0];
-  const float xy = x[target] - m;
-  if (threadIdx.x == 0) losses[blockIdx.x] = log1(s) - xy;
+  if (threadIdx.x == 0) losses[blockIdx.x] = log1(s) - (xy - m);
   if (scale == 0) return;
-  __syncthreads();  // every thread has read the target's logit
   const float f = 1.0f / s;
 #pragma unroll 4
   for (long long j = threadIdx.x; j < v; j += CROSS_ENTROPY_THREADS) {

@@ -65,7 +65,7 @@ struct worker {
   size_t static_used = 0, shared_bytes = 0;
   std::vector<array> arrays;
 
-  uint32_t epoch = 0;  // counts barriers, over all blocks
+  uint32_t epoch = 0, first_epoch = 0;  // counts barriers, over all blocks; of this block
   std::vector<uint32_t> warp_epochs;
   std::vector<access> reads, writes;
 
@@ -145,8 +145,6 @@ void resume(lane& l) {
   if (l.now == state::done && w.error.empty()) w.idle.push_back(l.on);
 }
 
-bool same(site a, site b) { return a.file == b.file && a.line == b.line; }
-
 // Completes the warp operation that l waits at, if all lanes of its mask do.
 bool complete(lane& l, lane* first, unsigned count) {
   unsigned votes = 0;
@@ -199,6 +197,35 @@ void run_warp(unsigned number) {
   }
 }
 
+#ifdef EMULATE_RACES
+
+struct barriers {
+  std::mutex guard;
+  std::vector<site> seen;
+  site left_out = {nullptr, 0};  // changes between launches alone
+};
+barriers& all_barriers() {
+  static barriers b;
+  return b;
+}
+
+void see_barrier(site at) {
+  barriers& all = all_barriers();
+  const std::lock_guard<std::mutex> lock(all.guard);
+  for (const site& s : all.seen) {
+    if (same(s, at)) return;
+  }
+  all.seen.push_back(at);
+}
+bool left_out(site at) { return same(at, all_barriers().left_out); }
+
+#else
+
+void see_barrier(site) {}
+bool left_out(site) { return false; }
+
+#endif
+
 void run_block() {
   worker& w = *mine;
   const unsigned threads = w.size.x * w.size.y * w.size.z, warps = (threads + warp - 1) / warp;
@@ -208,6 +235,7 @@ void run_block() {
   w.arrays.clear();
   w.static_used = 0;
   fill(w.memory + static_bytes, w.shared_bytes);
+  w.first_epoch = w.epoch + 1;
   for (;;) {
     w.epoch++;
     for (unsigned i = 0; i < warps && w.error.empty(); i++) run_warp(i);
@@ -228,6 +256,7 @@ void run_block() {
       blame(*returned, "has returned, but thread %u waits at the barrier of line %d", number(*waits), waits->at.line);
       return;
     }
+    see_barrier(waits->at);
     for (lane& l : w.lanes) l.now = state::ready;
   }
 }
@@ -271,6 +300,7 @@ uint3 block_index() { return mine->block; }
 uint3 block_size() { return mine->size; }
 
 void block_barrier(site at) {
+  if (left_out(at)) return;
   mine->current->at = at;
   wait(state::at_barrier);
 }
@@ -334,6 +364,14 @@ void misaligned(const void* p) { fail("four floats at %p, which is no multiple o
 
 #ifdef EMULATE_RACES
 
+std::vector<site> seen_barriers() {
+  barriers& all = all_barriers();
+  const std::lock_guard<std::mutex> lock(all.guard);
+  return std::exchange(all.seen, {});
+}
+
+void leave_out(site barrier) { all_barriers().left_out = barrier; }
+
 static bool ordered(const access& a, unsigned me) {
   const worker& w = *mine;
   return a.epoch != w.epoch || a.thread == me || (a.thread / warp == me / warp && a.warp_epoch != w.warp_epochs[me / warp]);
@@ -342,6 +380,7 @@ static bool ordered(const access& a, unsigned me) {
 static void touch_word(access& read, access& wrote, unsigned me, bool write, size_t offset) {
   const worker& w = *mine;
   const uint32_t warp_epoch = w.warp_epochs[me / warp];
+  if (!write && wrote.epoch < w.first_epoch) fail("reads byte %zu of shared memory, which nobody has written", offset);
   if (!ordered(wrote, me)) {
     fail("a race: %s byte %zu of shared memory, which thread %u has written with no barrier between", write ? "writes" : "reads",
          offset, wrote.thread);

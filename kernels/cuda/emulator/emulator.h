@@ -6,7 +6,8 @@
 //   - threads that wait at different barriers, or at one that another has left out by returning;
 //   - a warp operation that not all lanes of its mask have come to;
 //   - shared memory outside of its array, and groups of four floats at no multiple of 16 bytes;
-//   - with EMULATE_RACES, shared memory that one thread writes and another touches with no barrier between.
+//   - with EMULATE_RACES, shared memory that is read before it is written, or that one thread writes and another touches with no
+//     barrier between.
 //
 // Shared memory is full of NaN when a block begins. What this cannot see: races in global memory, what depends on the order of
 // blocks, and anything about speed. Global memory outside of its array is found by the sanitizer of addresses.
@@ -19,6 +20,7 @@
 #include <tuple>
 #include <utility>
 
+#include "barriers.h"
 #include "table.h"
 
 #define __device__
@@ -33,12 +35,6 @@ struct alignas(16) float4 {
 };
 
 namespace emulator {
-
-// Where a barrier or warp operation stands in the source.
-struct site {
-  const char* file;
-  int line;
-};
 
 uint3 thread_index();
 uint3 block_index();

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <set>
 
+#include "barriers.h"
+
 namespace test {
 
 static constexpr int most_reported = 20;
@@ -24,6 +26,10 @@ static std::set<std::string>& all_launched() {
 }
 static int failures = 0;
 
+// With a mistake in the kernels the first failure ends a test.
+struct found {};
+static bool mistaken = false;
+
 const farandole_ops* const cpu = farandole_find("portable");
 
 int add(const char* name, void (*run)(dice&)) {
@@ -32,6 +38,7 @@ int add(const char* name, void (*run)(dice&)) {
 }
 
 void fail(const std::string& what) {
+  if (mistaken) throw found{};
   if (failures++ < most_reported) std::printf("    %s\n", what.c_str());
 }
 
@@ -97,25 +104,55 @@ bool launched(const char* name) { return all_launched().count(name) != 0; }
 
 }  // namespace test
 
+// Runs a test once more, from the same numbers, and says whether it fails without a barrier.
+static bool misses(const test::named& t, emulator::site barrier) {
+  test::dice r(1);
+  bool missed = false;
+  emulator::leave_out(barrier);
+  test::mistaken = true;
+  try {
+    t.run(r);
+  } catch (const test::found&) {
+    missed = true;
+  }
+  test::mistaken = false;
+  emulator::leave_out({nullptr, 0});
+  return missed;
+}
+
+// Usage: kernels [PART OF A TEST'S NAME]
+//
+// Every test runs as the kernels are, and then without each of their barriers, which must make it fail.
 int main(int argc, char** argv) {
   const char* only = argc > 1 ? argv[1] : "";
   int bad = 0;
+  std::vector<emulator::site> done;
+  const auto report = [&bad](bool ok, const std::string& what) {
+    bad += !ok;
+    std::printf("%s %s\n", ok ? "ok  " : "FAIL", what.c_str());
+    std::fflush(stdout);
+  };
   for (const test::named& t : test::tests()) {
     if (!std::strstr(t.name, only)) continue;
     test::dice r(1);
     const int before = test::failures;
     t.run(r);
-    const bool ok = test::failures == before;
-    bad += !ok;
-    std::printf("%s %s\n", ok ? "ok  " : "FAIL", t.name);
-    std::fflush(stdout);
+    report(test::failures == before, t.name);
+    for (const emulator::site& s : emulator::seen_barriers()) {
+      bool again = test::failures != before;
+      for (const emulator::site& d : done) again |= emulator::same(s, d);
+      if (again) continue;
+      done.push_back(s);
+      report(misses(t, s), std::string(t.name) + " misses the barrier at " + (std::strrchr(s.file, '/') + 1) + ":" + std::to_string(s.line));
+    }
+    emulator::seen_barriers();
   }
+  if (*only != 0) return bad != 0;
+  report(!done.empty(), "barriers were met");
   int n;
   const emulated_kernel* all = emulated_kernels(&n);
-  for (int i = 0; *only == 0 && i < n; i++) {
-    if (test::launched(all[i].name)) continue;
-    std::printf("FAIL no test launches %s\n", all[i].name);
-    bad++;
+  for (int i = 0; i < n; i++) {
+    if (!test::launched(all[i].name)) report(false, std::string("no test launches ") + all[i].name);
   }
   return bad != 0;
 }
