@@ -12,7 +12,7 @@ mutants() {
 out-of-bounds-store|elements.cu|if (e < at.count) x[at.i + e] = r.v[e];|x[at.i + e] = r.v[e];|scale|heap-buffer-overflow
 misaligned-load|elements.cu|addresses(arrays...) % sizeof(float4) == 0|addresses(arrays...) % sizeof(float) == 0|scale|no multiple of 16
 wrong-chain-order|matmul.cu|s.add(pa + t * MATMUL_STRIDE + y, pb + t * MATMUL_STRIDE + x)|s.add(pa + (t ^ 1) * MATMUL_STRIDE + y, pb + (t ^ 1) * MATMUL_STRIDE + x)|matmul_tn|, want
-divergent-barrier|sums.cu|  __syncthreads();\n  s = total|  if (threadIdx.x != 5) __syncthreads();\n  s = total|cross_entropy|has returned, but thread 0 waits
+divergent-barrier|sums.cu|    __syncthreads();\n    if (threadIdx.x == 0) {|    if (threadIdx.x == 5) return;\n    __syncthreads();\n    if (threadIdx.x == 0) {|sums|has returned, but thread 0 waits
 divergent-shuffle|rows.cu|  x += me.row * c;\n|  if (!me.exists) return;\n  x += me.row * c;\n|layernorm|waits for lane 16, which has returned
 outside-shared-memory|attention.cu|p = memory + 2 * TILE_FLOATS|p = memory + 3 * TILE_FLOATS|attention|of an array of
 END
