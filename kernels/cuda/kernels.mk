@@ -8,7 +8,7 @@ PTX_FLAGS    := -x cuda --cuda-device-only -nocudainc -nocudalib -S -O3 -std=c++
                 --cuda-gpu-arch=$(PTX_ARCH) --cuda-feature=+ptx70
 # Which GPUs the PTX is assembled for, and how many bytes of registers a kernel may spill to memory there.
 PTXAS_ARCHS  := sm_80 sm_90 sm_100
-SPILL_BUDGET := 0
+SPILL_BUDGET := 8
 NVCC_WHEEL   := nvidia-cuda-nvcc-cu12==12.9.86
 PTXAS        := $(CACHE)/cuda-nvcc/nvidia/cuda_nvcc/bin/ptxas
 
