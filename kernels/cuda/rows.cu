@@ -26,31 +26,31 @@ KERNEL(embed, ROW_THREADS, float* out, const float* wte, const float* wpe, const
 }
 
 // dwte[tokens[i],:] += dout[i,:] in order of i, without atomic additions: the block of the first row with a token adds up all rows with
-// it. A block looks for its token in the rows before, EMBED_THREADS at a time, nearest first, because it may end when it meets it; then
+// it. A block looks for its token in the rows before, one row a thread, nearest first, because it may end when it meets it; then
 // in those behind. Reading 4 bytes of each other row costs less than the rows' own values.
-// Grid rows, block EMBED_THREADS.
+// Grid rows, block whole warps up to EMBED_THREADS.
 KERNEL(embed_backward_tokens, EMBED_THREADS, float* dwte, const float* dout, const int* tokens, long long rows, long long c) {
   SHARED(uint32_t, masks, EMBED_THREADS / WARP);  // of the rows looked at: which have the token
   const long long mine = blockIdx.x;
-  const int token = tokens[mine], warp = threadIdx.x / WARP;
-  for (long long end = mine; end > 0; end -= EMBED_THREADS) {
+  const int token = tokens[mine], warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+  for (long long end = mine; end > 0; end -= blockDim.x) {
     const long long row = end - 1 - threadIdx.x;
     const uint32_t mask = __ballot_sync(ALL_LANES, row >= 0 && tokens[row] == token);
     if (threadIdx.x % WARP == 0) masks[warp] = mask;
     __syncthreads();
     uint32_t found = 0;
-    for (int w = 0; w < EMBED_THREADS / WARP; w++) found |= masks[w];
+    for (int w = 0; w < warps; w++) found |= masks[w];
     __syncthreads();
     if (found) return;
   }
-  for (long long from = mine; from < rows; from += EMBED_THREADS) {
+  for (long long from = mine; from < rows; from += blockDim.x) {
     const long long row = from + threadIdx.x;
     const uint32_t mask = __ballot_sync(ALL_LANES, row < rows && tokens[row] == token);
     if (threadIdx.x % WARP == 0) masks[warp] = mask;
     __syncthreads();
-    for (long long j = threadIdx.x; j < c; j += EMBED_THREADS) {
+    for (long long j = threadIdx.x; j < c; j += blockDim.x) {
       float s = dwte[token * c + j];
-      for (int w = 0; w < EMBED_THREADS / WARP; w++) {
+      for (int w = 0; w < warps; w++) {
         for (uint32_t left = masks[w]; left != 0; left &= left - 1) {
           s = s + dout[(from + w * WARP + __builtin_ctz(left)) * c + j];
         }

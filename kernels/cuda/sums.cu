@@ -17,7 +17,7 @@ enum { CROSS_ENTROPY_PIECE = 4 * CROSS_ENTROPY_THREADS };
 //
 // A block has one row, which it reads three times: for the largest, for the sum, for the gradient. Only 16 chains add up a row, in
 // threads 0 to 15: they add one piece of exponentials while all other warps compute the next one.
-// Grid rows, block CROSS_ENTROPY_THREADS.
+// Grid rows, block whole warps up to CROSS_ENTROPY_THREADS: a short row wants few.
 KERNEL(cross_entropy, CROSS_ENTROPY_THREADS, float* losses, float* logits, const int* targets, long long v, float scale) {
   SHARED(float, pieces, 2 * CROSS_ENTROPY_PIECE);
   SHARED(float, room, CROSS_ENTROPY_THREADS / WARP);
@@ -26,21 +26,21 @@ KERNEL(cross_entropy, CROSS_ENTROPY_THREADS, float* losses, float* logits, const
   const int target = targets[blockIdx.x];
   if (target < 0) {
     if (threadIdx.x == 0) losses[blockIdx.x] = 0.0f;
-    for (long long j = threadIdx.x; scale != 0 && j < v; j += CROSS_ENTROPY_THREADS) x[j] = 0.0f;
+    for (long long j = threadIdx.x; scale != 0 && j < v; j += blockDim.x) x[j] = 0.0f;
     return;
   }
   const float xy = x[target];  // barriers come before anyone writes it
   float m = x[0];
 #pragma unroll 8
-  for (long long j = threadIdx.x; j < v; j += CROSS_ENTROPY_THREADS) m = larger(m, x[j]);
+  for (long long j = threadIdx.x; j < v; j += blockDim.x) m = larger(m, x[j]);
   m = block_largest(m, room);
 
   float s = 0.0f;  // of the first 16 threads
   int buffer = 0;
   for (long long from = 0; from < v; from += CROSS_ENTROPY_PIECE, buffer = CROSS_ENTROPY_PIECE - buffer) {
     const long long count = least(CROSS_ENTROPY_PIECE, v - from);
-#pragma unroll
-    for (int j = threadIdx.x; j < CROSS_ENTROPY_PIECE; j += CROSS_ENTROPY_THREADS) {
+#pragma unroll 4
+    for (int j = threadIdx.x; j < CROSS_ENTROPY_PIECE; j += blockDim.x) {
       if (j < count) pieces[buffer + j] = exp1(x[from + j] - m);
     }
     __syncthreads();
@@ -59,7 +59,7 @@ KERNEL(cross_entropy, CROSS_ENTROPY_THREADS, float* losses, float* logits, const
   if (scale == 0) return;
   const float f = 1.0f / s;
 #pragma unroll 4
-  for (long long j = threadIdx.x; j < v; j += CROSS_ENTROPY_THREADS) {
+  for (long long j = threadIdx.x; j < v; j += blockDim.x) {
     float p = exp1(x[j] - m) * f;
     if (j == target) p = p - 1.0f;
     x[j] = p * scale;

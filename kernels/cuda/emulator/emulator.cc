@@ -228,9 +228,8 @@ bool left_out(site) { return false; }
 
 void run_block() {
   worker& w = *mine;
-  const unsigned threads = w.size.x * w.size.y * w.size.z, warps = (threads + warp - 1) / warp;
-  w.lanes.assign(threads, lane{});
-  for (unsigned i = 0; i < threads; i++) w.lanes[i].index = {i % w.size.x, i / w.size.x % w.size.y, i / (w.size.x * w.size.y)};
+  const unsigned warps = static_cast<unsigned>((w.lanes.size() + warp - 1) / warp);
+  for (lane& l : w.lanes) l.now = state::waiting_to_start;
   w.warp_epochs.assign(warps, 0);
   w.arrays.clear();
   w.static_used = 0;
@@ -440,6 +439,8 @@ const char* run(const emulated_kernel& kernel, void (*body)(void*), void* argume
     w->body = body;
     w->arguments = arguments;
     w->size = {block[0], block[1], block[2]};
+    w->lanes.assign(threads, lane{});
+    for (unsigned i = 0; i < threads; i++) w->lanes[i].index = {i % block[0], i / block[0] % block[1], i / (block[0] * block[1])};
     w->shared_bytes = shared_bytes;
     for (uint64_t b; (b = next.fetch_add(1)) < blocks && w->error.empty();) {
       w->block = {static_cast<unsigned>(b % grid[0]), static_cast<unsigned>(b / grid[0] % grid[1]),
