@@ -64,14 +64,19 @@ DEVICE void dot_rows(values& s, shared<float> a, shared<float> b, int x, int y, 
   int d = 0;
 #pragma unroll 2
   for (; d + 4 <= count; d += 4) {
-    float4 p[4], q[4];
+    float4 q[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) p[i] = load4(a + i * ATTENTION_STRIDE + d), q[i] = load4(b + 16 * i * ATTENTION_STRIDE + d);
-    EACH_VALUE {
-      float c = fma1(p[i].x, q[j].x, s.v[i][j]);
-      c = fma1(p[i].y, q[j].y, c);
-      c = fma1(p[i].z, q[j].z, c);
-      s.v[i][j] = fma1(p[i].w, q[j].w, c);
+    for (int j = 0; j < 4; j++) q[j] = load4(b + 16 * j * ATTENTION_STRIDE + d);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float4 p = load4(a + i * ATTENTION_STRIDE + d);
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        float c = fma1(p.x, q[j].x, s.v[i][j]);
+        c = fma1(p.y, q[j].y, c);
+        c = fma1(p.z, q[j].z, c);
+        s.v[i][j] = fma1(p.w, q[j].w, c);
+      }
     }
   }
   for (; d < count; d++) {
@@ -128,12 +133,13 @@ DEVICE void add_keys(values& o, shared<float> p, shared<float> v, int x, int y, 
   }
 #pragma unroll 2
   for (int k = 0; k < TILE; k += 4) {
-    float4 w[4], q[4];
+    float4 q[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) w[i] = load4(p + i * ATTENTION_STRIDE + k), q[i] = load4(v + (k + i) * ATTENTION_STRIDE);
+    for (int e = 0; e < 4; e++) q[e] = load4(v + (k + e) * ATTENTION_STRIDE);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const float f[4] = {w[i].x, w[i].y, w[i].z, w[i].w};
+      const float4 w = load4(p + i * ATTENTION_STRIDE + k);
+      const float f[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
       for (int e = 0; e < 4; e++) {
         o.v[i][0] = fma1(f[e], q[e].x, o.v[i][0]);
