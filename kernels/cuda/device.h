@@ -31,15 +31,11 @@
 struct uint3 {
   unsigned x, y, z;
 };
-struct dim3 {
-  unsigned x, y, z;
-};
 struct __align__(16) float4 {
   float x, y, z, w;
 };
 #include <__clang_cuda_builtin_vars.h>
 
-static __device__ __forceinline__ void __syncwarp() { __nvvm_bar_warp_sync(~0u); }
 static __device__ __forceinline__ float __shfl_xor_sync(unsigned mask, float x, int with) {
   return __nvvm_shfl_sync_bfly_f32(mask, x, with, 31);
 }

@@ -32,7 +32,6 @@ struct lane {
   unsigned mask;
   uint32_t value;
   unsigned source;
-  bool orders;  // also the lanes' reads and writes
   unsigned votes;
 };
 
@@ -43,9 +42,9 @@ struct array {
 
 // The last read or write of a word of shared memory.
 struct access {
-  uint32_t epoch, warp_epoch;
+  uint32_t epoch;
   uint16_t thread;
-  bool several_lanes, several_warps;  // of the same epoch have read it
+  bool several;  // threads have read it in that epoch
 };
 
 // worker is a thread of the host that runs blocks.
@@ -66,7 +65,6 @@ struct worker {
   std::vector<array> arrays;
 
   uint32_t epoch = 0, first_epoch = 0;  // counts barriers, over all blocks; of this block
-  std::vector<uint32_t> warp_epochs;
   std::vector<access> reads, writes;
 
   std::string error;
@@ -191,7 +189,6 @@ void run_warp(unsigned number) {
     }
     for (unsigned i = 0; i < count && w.error.empty(); i++) {
       if (first[i].now != state::at_warp) continue;
-      if (first[i].orders) w.warp_epochs[number]++;
       again = complete(first[i], first, count);
     }
   }
@@ -230,7 +227,6 @@ void run_block() {
   worker& w = *mine;
   const unsigned warps = static_cast<unsigned>((w.lanes.size() + warp - 1) / warp);
   for (lane& l : w.lanes) l.now = state::waiting_to_start;
-  w.warp_epochs.assign(warps, 0);
   w.arrays.clear();
   w.static_used = 0;
   fill(w.memory + static_bytes, w.shared_bytes);
@@ -304,7 +300,7 @@ void block_barrier(site at) {
   wait(state::at_barrier);
 }
 
-static lane& warp_operation(unsigned mask, uint32_t value, unsigned source, bool orders, site at) {
+static lane& warp_operation(unsigned mask, uint32_t value, unsigned source, site at) {
   lane& l = *mine->current;
   const unsigned me = number(l) % warp;
   if (!(mask >> me & 1)) fail("line %d: the mask %#x lacks this thread's lane %u", at.line, mask, me);
@@ -312,28 +308,20 @@ static lane& warp_operation(unsigned mask, uint32_t value, unsigned source, bool
   l.mask = mask;
   l.value = value;
   l.source = source;
-  l.orders = orders;
   wait(state::at_warp);
   return l;
 }
 
-static unsigned whole_warp() {
-  const size_t first = number(*mine->current) / warp * warp, count = std::min<size_t>(warp, mine->lanes.size() - first);
-  return count == warp ? ~0u : (1u << count) - 1;
-}
-
-void warp_barrier(site at) { warp_operation(whole_warp(), 0, number(*mine->current) % warp, true, at); }
-
 float exchange_xor(unsigned mask, float x, int with, site at) {
   uint32_t bits;
   __builtin_memcpy(&bits, &x, sizeof bits);
-  bits = warp_operation(mask, bits, (number(*mine->current) % warp ^ static_cast<unsigned>(with)) % warp, false, at).value;
+  bits = warp_operation(mask, bits, (number(*mine->current) % warp ^ static_cast<unsigned>(with)) % warp, at).value;
   __builtin_memcpy(&x, &bits, sizeof x);
   return x;
 }
 
 unsigned ballot(unsigned mask, int x, site at) {
-  return warp_operation(mask, x != 0, number(*mine->current) % warp, false, at).votes;
+  return warp_operation(mask, x != 0, number(*mine->current) % warp, at).votes;
 }
 
 void* reserve(size_t bytes, site at) {
@@ -371,35 +359,24 @@ std::vector<site> seen_barriers() {
 
 void leave_out(site barrier) { all_barriers().left_out = barrier; }
 
-static bool ordered(const access& a, unsigned me) {
-  const worker& w = *mine;
-  return a.epoch != w.epoch || a.thread == me || (a.thread / warp == me / warp && a.warp_epoch != w.warp_epochs[me / warp]);
-}
+static bool ordered(const access& a, unsigned me) { return a.epoch != mine->epoch || a.thread == me; }
 
 static void touch_word(access& read, access& wrote, unsigned me, bool write, size_t offset) {
   const worker& w = *mine;
-  const uint32_t warp_epoch = w.warp_epochs[me / warp];
   if (!write && wrote.epoch < w.first_epoch) fail("reads byte %zu of shared memory, which nobody has written", offset);
   if (!ordered(wrote, me)) {
     fail("a race: %s byte %zu of shared memory, which thread %u has written with no barrier between", write ? "writes" : "reads",
          offset, wrote.thread);
   }
   if (write) {
-    const bool several = read.epoch == w.epoch && (read.several_warps || (read.several_lanes && read.warp_epoch == warp_epoch));
-    if (several || !ordered(read, me)) {
-      fail("a race: writes byte %zu of shared memory, which thread %u has read with no barrier between", offset, read.thread);
+    if (!ordered(read, me) || (read.epoch == w.epoch && read.several)) {
+      fail("a race: writes byte %zu of shared memory, which another thread has read with no barrier between", offset);
     }
-    wrote = {w.epoch, warp_epoch, static_cast<uint16_t>(me), false, false};
+    wrote = {w.epoch, static_cast<uint16_t>(me), false};
     return;
   }
-  if (read.epoch != w.epoch) {
-    read = {w.epoch, warp_epoch, static_cast<uint16_t>(me), false, false};
-    return;
-  }
-  read.several_warps |= read.thread / warp != me / warp;
-  read.several_lanes = read.warp_epoch == warp_epoch && (read.several_lanes || read.thread != me);
-  read.warp_epoch = warp_epoch;
-  read.thread = static_cast<uint16_t>(me);
+  const bool again = read.epoch == w.epoch;
+  read = {w.epoch, static_cast<uint16_t>(me), again && (read.several || read.thread != me)};
 }
 
 void touch(const void* p, size_t bytes, bool write) {

@@ -41,7 +41,6 @@ uint3 block_index();
 uint3 block_size();
 
 void block_barrier(site at);
-void warp_barrier(site at);
 float exchange_xor(unsigned mask, float x, int with, site at);
 unsigned ballot(unsigned mask, int x, site at);
 
@@ -138,7 +137,6 @@ struct kernel<F> {
 #define HERE \
   emulator::site { __FILE__, __LINE__ }
 #define __syncthreads() emulator::block_barrier(HERE)
-#define __syncwarp() emulator::warp_barrier(HERE)
 #define __shfl_xor_sync(mask, x, with) emulator::exchange_xor(mask, x, with, HERE)
 #define __ballot_sync(mask, x) emulator::ballot(mask, x, HERE)
 
