@@ -6,29 +6,31 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/farandole-ml/farandole/kernels"
+	"github.com/farandole-ml/farandole/kernels/kernelstest"
 )
 
-func TestAdd(t *testing.T) {
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func newDevice(t testing.TB) *device {
+	t.Helper()
 	d, err := kernels.Open("cuda", kernels.Config{})
 	require.NoError(t, err)
-	defer func() { require.NoError(t, d.Close()) }()
-	const n = 1000
-	x := make([]float32, n)
-	for i := range x {
-		x[i] = float32(i)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	return d.(*device)
+}
+
+func TestConformance(t *testing.T) {
+	kernelstest.Run(t, func(t testing.TB) kernels.Device { return newDevice(t) })
+}
+
+// TestEqualBits is the promise of class f32: the bits of the reference.
+func TestEqualBits(t *testing.T) {
+	seeds := []uint64{0, 1, 2, 3, 4, 5, 6, 7}
+	if testing.Short() {
+		seeds = seeds[:2]
 	}
-	a, err := d.Alloc(n)
-	require.NoError(t, err)
-	b, err := d.Alloc(n)
-	require.NoError(t, err)
-	d.Upload(a, x)
-	d.Add(b, a, b)
-	d.Add(b, a, b)
-	y := make([]float32, n)
-	require.NoError(t, d.Download(y, b))
-	for i := range x {
-		require.Equal(t, 2*x[i], y[i])
-	}
+	kernelstest.EqualBits(t, kernels.NewReference(), newDevice(t), 70, seeds...)
 }
