@@ -15,7 +15,7 @@ type GPUs interface {
 	// Open gives the GPU for a worker. Without one the error is an ErrNoGPU.
 	Open(cfg Config) (Device, error)
 	// Find says what GPUs a worker would have; none is an ErrNoGPU.
-	Find() (what string, err error)
+	Find(cfg Config) (what string, err error)
 }
 
 var gpus struct {
@@ -71,7 +71,7 @@ func openBest(opener GPUs, cfg Config) (Device, error) {
 	case cfg.Precision != "" && cfg.Precision != ClassF32:
 		err = fmt.Errorf("precision %s is for the CPU", cfg.Precision)
 	default:
-		what, err = opener.Find()
+		what, err = opener.Find(cfg)
 	}
 	if err == nil {
 		d, err := opener.Open(cfg)

@@ -30,7 +30,7 @@ type pretended struct {
 	rank         int
 }
 
-func (p *pretended) Find() (string, error) { return "NVML finds 2 GPUs", p.found }
+func (p *pretended) Find(Config) (string, error) { return "NVML finds 2 GPUs", p.found }
 
 func (p *pretended) Open(cfg Config) (Device, error) {
 	p.rank = cfg.LocalRank

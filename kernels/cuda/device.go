@@ -2,6 +2,9 @@
 
 package cuda
 
+// #include "driver.h"
+import "C"
+
 import (
 	"embed"
 	"fmt"
@@ -91,10 +94,18 @@ func (d *device) prepare() (err error) {
 		if d.functions[k], err = d.find(k.String()); err != nil {
 			return fmt.Errorf("kernel %s: %w", k, described(err))
 		}
+		if sharedBytes[k] > defaultShared {
+			if err := driverError(C.farandole_share(handle(d.functions[k]), C.int(sharedBytes[k]))); err != nil {
+				return fmt.Errorf("kernel %s with %d bytes of shared memory: %w", k, sharedBytes[k], err)
+			}
+		}
 	}
 	d.stage, err = d.register(stageLen)
 	return err
 }
+
+// handle is the driver's handle in f, which has nothing else in it.
+func handle(f cu.Function) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&f)) }
 
 func (d *device) find(name string) (f cu.Function, err error) {
 	for _, m := range d.modules {

@@ -74,3 +74,6 @@ int farandole_load_driver(char *why, size_t len) {
 
 int farandole_register(void *host, size_t bytes) { return cuMemHostRegister(host, bytes, CU_MEMHOSTREGISTER_PORTABLE); }
 int farandole_unregister(void *host) { return cuMemHostUnregister(host); }
+int farandole_share(void *function, int bytes) {
+	return cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes);
+}

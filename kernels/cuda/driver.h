@@ -15,5 +15,6 @@ const char *farandole_describe(int code);
 // Results are the driver's.
 int farandole_register(void *host, size_t bytes);
 int farandole_unregister(void *host);
+int farandole_share(void *function, int bytes);
 
 #endif

@@ -2,6 +2,9 @@
 
 package cuda
 
+// #include "launch.h"
+import "C"
+
 // kernel is one entry of the PTX.
 type kernel int
 
@@ -31,6 +34,9 @@ const (
 	kWindowImages
 	kMaxPool
 	kMaxPoolBackward
+	kAttention
+	kAttentionBackwardRows
+	kAttentionBackwardColumns
 
 	kernelCount
 )
@@ -44,6 +50,16 @@ var names = [kernelCount]string{
 	kLayerNorm: "layernorm", kLayerNormBackwardRows: "layernorm_backward_rows", kLayerNormBackwardColumns: "layernorm_backward_columns",
 	kCrossEntropy: "cross_entropy", kBlockSums: "block_sums", kSumTotal: "sum_total",
 	kWindowColumns: "window_columns", kWindowImages: "window_images", kMaxPool: "max_pool", kMaxPoolBackward: "max_pool_backward",
+	kAttention: "attention", kAttentionBackwardRows: "attention_backward_rows", kAttentionBackwardColumns: "attention_backward_columns",
 }
+
+// sharedBytes is the dynamic shared memory of the kernels that have some. More than defaultShared is asked for when a device is opened.
+var sharedBytes = [kernelCount]int{
+	kAttention:                C.ATTENTION_BYTES,
+	kAttentionBackwardRows:    C.ATTENTION_BACKWARD_ROWS_BYTES,
+	kAttentionBackwardColumns: C.ATTENTION_BACKWARD_COLUMNS_BYTES,
+}
+
+const defaultShared = 48 << 10
 
 func (k kernel) String() string { return names[k] }

@@ -8,10 +8,10 @@ import "gorgonia.org/cu"
 type purpose int
 
 const (
-	scratchPlanes   purpose = iota // values of canonical blocks
-	scratchColumns                 // what is under a convolution's window
-	scratchGradient                // the gradient of that
-	scratchRows                    // values of the rows of attention
+	scratchPlanes     purpose = iota // values of canonical blocks
+	scratchColumns                   // what is under a convolution's window
+	scratchGradient                  // the gradient of that
+	scratchStatistics                // of the rows of attention
 	scratchCount
 )
 
