@@ -31,6 +31,7 @@ SHELL         := bash
 .SHELLFLAGS   := -euo pipefail -c
 
 include kernels/cuda/kernels.mk
+include kernels/cuda/gpu.mk
 
 .PHONY: help
 help: ## list the targets
