@@ -40,7 +40,7 @@ type Session struct {
 	params  []param
 	tensors []checkpoint.Tensor // values of the parameters, then the further state
 	mirror  mirror
-	mistake error               // of registration, found when Next is called first
+	mistake error // of registration, found when Next is called first
 
 	pos       *position
 	mail      *mailbox

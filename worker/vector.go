@@ -25,7 +25,7 @@ type vector struct {
 	buckets []bucket // what is reduced by one operation each
 	threads int
 	pull    func(first, end int) error // Mirror.PullGradients; may be nil
-	round   bool // every node of the tree is rounded to bfloat16
+	round   bool                       // every node of the tree is rounded to bfloat16
 
 	buffers
 	reduced   []float32 // nil before the first
