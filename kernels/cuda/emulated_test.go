@@ -19,15 +19,13 @@ import (
 const childOf = "FARANDOLE_TEST_CHILD"
 
 // emulated runs the calling test in a process of its own whose GPUs are as settings say, NAME=VALUE of
-// FARANDOLE_EMULATOR_NAME. It is true in that process. A GPU that is none of the emulator's skips the test.
+// FARANDOLE_EMULATOR_NAME. It is true in that process.
 func emulated(t *testing.T, settings ...string) bool {
 	t.Helper()
 	if os.Getenv(childOf) == t.Name() {
 		return true
 	}
-	if d := newDevice(t); !strings.Contains(d.Name(), "Emulated") {
-		t.Skip("needs the emulator")
-	}
+	needEmulator(t)
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.count=1", "-test.v")
 	cmd.Env = append(os.Environ(), childOf+"="+t.Name())
 	for _, s := range settings {
@@ -37,6 +35,20 @@ func emulated(t *testing.T, settings ...string) bool {
 	require.NoError(t, err, "%s", out)
 	require.Contains(t, string(out), "--- PASS: "+t.Name(), "the test itself ran")
 	return false
+}
+
+// needEmulator skips a test on a GPU that is none of the emulator's.
+func needEmulator(t *testing.T) {
+	t.Helper()
+	if os.Getenv(childOf) != "" {
+		return
+	}
+	d, err := kernels.Open("cuda", kernels.Config{})
+	require.NoError(t, err)
+	defer d.Close()
+	if !strings.Contains(d.Name(), "Emulated") {
+		t.Skip("needs the emulator")
+	}
 }
 
 func uploaded(t testing.TB, d *device, x ...float32) kernels.Buffer {
