@@ -89,7 +89,11 @@ func (p *Program) Attach(ctx context.Context, s *worker.Session, model nn.Model,
 	})
 	params := slices.Clone(model.Params())
 	slices.SortStableFunc(params, func(a, b nn.Tensor) int { return a.Stage - b.Stage }) // backward finishes the last first
+	remote := p.Dev.Host(model.ParamBuffer()) == nil
 	model.OnFinal(func(stage int) {
+		if !remote && p.Dev.Sync() != nil { // a Mirror's copies wait by themselves
+			return
+		}
 		s.Ready(slices.IndexFunc(params, func(t nn.Tensor) bool { return t.Stage >= stage }))
 	})
 	values, grads := onHost(p.Dev, model.ParamBuffer()), onHost(p.Dev, model.GradBuffer())
@@ -109,7 +113,6 @@ func (p *Program) Attach(ctx context.Context, s *worker.Session, model nn.Model,
 		tensors = append(tensors, t)
 	}
 	copies := &mirror{dev: p.Dev, grads: grads, state: []mirrored{values, m, v}, spans: spans}
-	remote := p.Dev.Host(model.ParamBuffer()) == nil
 	if remote {
 		s.Mirror(copies)
 	}
