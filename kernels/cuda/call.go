@@ -100,11 +100,11 @@ func (d *device) flush() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		if err := cu.SetCurrentContext(d.ctx); err != nil {
-			d.fail(d.queue[0].op, err)
+			_ = d.fail(d.queue[0].op, err)
 		}
 		for i := 0; i < len(d.queue) && d.err == nil; i++ {
 			if err := d.submit(&d.queue[i]); err != nil {
-				d.fail(d.queue[i].op, err)
+				_ = d.fail(d.queue[i].op, err)
 			}
 		}
 		d.last = d.queue[len(d.queue)-1].op

@@ -160,7 +160,7 @@ func (d *device) Close() error {
 	}
 	keep(d.ordinal.ReleasePrimaryCtx())
 	broken := d.err != nil // a GPU that failed frees nothing one by one: its context goes with the process
-	d.fail("Close", errClosed)
+	_ = d.fail("Close", errClosed)
 	if err == nil || broken {
 		return nil
 	}

@@ -32,7 +32,7 @@ func (d *device) room(op string, p purpose, n int) (at uint64, ok bool) {
 		}
 		at, err := d.take(sizeClass(4 * int64(n)))
 		if err != nil {
-			d.fail(op, err)
+			_ = d.fail(op, err)
 			return 0, false
 		}
 		*s = scratch{at, n}

@@ -30,7 +30,7 @@ func List(lib nvml.Interface) (h Host, err error) {
 	if code := lib.Init(); code != nvml.SUCCESS {
 		return h, fmt.Errorf("%w: NVML: %s", kernels.ErrNoGPU, reason(code))
 	}
-	defer lib.Shutdown()
+	defer func() { _ = lib.Shutdown() }()
 	var code nvml.Return
 	if h.Driver, code = lib.SystemGetDriverVersion(); code != nvml.SUCCESS {
 		return h, fmt.Errorf("NVML: driver version: %s", reason(code))
