@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"math"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -130,6 +133,8 @@ func TestMirrorAndCheckpoints(t *testing.T) {
 	l := remote(newLinear(steps, shards))
 	l.before = func(_ context.Context, s elastic.Shard) error {
 		if s.Step == 7 {
+			saved := filepath.Join(cfg.CheckpointDir, "step-00000004", "COMMIT")
+			require.Eventually(t, func() bool { _, err := os.Stat(saved); return err == nil }, time.Minute, time.Millisecond)
 			return stopped
 		}
 		return nil
