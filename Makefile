@@ -30,9 +30,12 @@ CACHE := $(CURDIR)/.cache
 SHELL         := bash
 .SHELLFLAGS   := -euo pipefail -c
 
+include kernels/cuda/kernels.mk
+include kernels/cuda/gpu.mk
+
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-10s %s\n' "$$t" "$$d"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-17s %s\n' "$$t" "$$d"; done
 
 # ---- build and show
 
@@ -130,11 +133,11 @@ define generate
 endef
 
 .PHONY: gen
-gen: ## regenerate the gRPC code from coordinator.proto
+gen: ## regenerate the gRPC code from coordinator.proto, and PTX from the CUDA kernels
 	$(call generate,$(CURDIR)/$(PB))
 
 .PHONY: check
-check: check-gen check-fmt check-docs check-mod check-build ## check generated code, format, links, go.mod, vet, and the builds without cgo
+check: check-gen check-fmt check-docs check-mod check-build ## check generated code and PTX, format, links, go.mod, vet, and the builds without cgo
 
 .PHONY: check-gen
 check-gen:

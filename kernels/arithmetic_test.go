@@ -161,9 +161,9 @@ func TestFold(t *testing.T) {
 
 func TestAdamWFactors(t *testing.T) {
 	a := AdamW{LR: 1, Beta1: 0.9, Beta2: 0.999, Step: 1000}
-	f := a.factors(0.5)
-	require.InDelta(t, 1/(1-math.Pow(float64(float32(0.9)), 1000)), float64(f.c1), 1e-7)
-	require.InDelta(t, 1/(1-math.Pow(float64(float32(0.999)), 1000)), float64(f.c2), 1e-7)
+	f := a.Factors(0.5)
+	require.InDelta(t, 1/(1-math.Pow(float64(float32(0.9)), 1000)), float64(f.C1), 1e-7)
+	require.InDelta(t, 1/(1-math.Pow(float64(float32(0.999)), 1000)), float64(f.C2), 1e-7)
 	a.Step = 1 << 40
-	require.Equal(t, float32(1), a.factors(1).c1)
+	require.Equal(t, float32(1), a.Factors(1).C1)
 }

@@ -81,7 +81,7 @@ import "math"
 //
 // Embed: wte + wpe, one addition. EmbedBackward: one addition per token, in order of i.
 //
-// AdamW, with the factors of AdamW.factors: h = g·gscale; m = fma(Beta1, m, (1-Beta1)·h);
+// AdamW, with the factors of AdamW.Factors: h = g·gscale; m = fma(Beta1, m, (1-Beta1)·h);
 // v = fma(Beta2, v, ((1-Beta2)·h)·h); u = (m·c1) ÷ (√(v·c2) + Eps); u = fma(Decay, p, u); p = fma(-LR, u, p).
 //
 // # Class "bf16"
@@ -136,29 +136,29 @@ var logCoef = [9]float32{
 // bitsSqrtHalf is the bit pattern of √½.
 const bitsSqrtHalf = 0x3f3504f3
 
-// attentionScale is 1/√hs.
-func attentionScale(hs int) float32 {
+// AttentionScale is 1/√hs.
+func AttentionScale(hs int) float32 {
 	return 1 / float32(math.Sqrt(float64(hs)))
 }
 
-// adamWFactors are the scalars of one AdamW update, the same on every device.
-type adamWFactors struct {
-	lr, beta1, beta2, eps, decay float32
-	rest1, rest2                 float32 // 1-Beta1, 1-Beta2
-	c1, c2                       float32 // 1/(1-Beta1^Step), 1/(1-Beta2^Step)
-	gscale                       float32
+// AdamWFactors are the scalars of one AdamW update, the same on every device.
+type AdamWFactors struct {
+	LR, Beta1, Beta2, Eps, Decay float32
+	Rest1, Rest2                 float32 // 1-Beta1, 1-Beta2
+	C1, C2                       float32 // 1/(1-Beta1^Step), 1/(1-Beta2^Step)
+	Scale                        float32 // of the gradient
 }
 
-// factors computes in float64 and rounds once. The power is by repeated squaring, low bit of Step first,
+// Factors computes in float64 and rounds once. The power is by repeated squaring, low bit of Step first,
 // so that every device and compiler gets the same bits.
-func (a AdamW) factors(gscale float32) adamWFactors {
-	return adamWFactors{
-		lr: a.LR, beta1: a.Beta1, beta2: a.Beta2, eps: a.Eps, decay: a.Decay,
-		rest1:  float32(1 - float64(a.Beta1)),
-		rest2:  float32(1 - float64(a.Beta2)),
-		c1:     float32(1 / (1 - power(float64(a.Beta1), a.Step))),
-		c2:     float32(1 / (1 - power(float64(a.Beta2), a.Step))),
-		gscale: gscale,
+func (a AdamW) Factors(gscale float32) AdamWFactors {
+	return AdamWFactors{
+		LR: a.LR, Beta1: a.Beta1, Beta2: a.Beta2, Eps: a.Eps, Decay: a.Decay,
+		Rest1: float32(1 - float64(a.Beta1)),
+		Rest2: float32(1 - float64(a.Beta2)),
+		C1:    float32(1 / (1 - power(float64(a.Beta1), a.Step))),
+		C2:    float32(1 / (1 - power(float64(a.Beta2), a.Step))),
+		Scale: gscale,
 	}
 }
 

@@ -121,7 +121,7 @@ func (e *native) borrow(n int) []float32 {
 	}
 	e.mu.Unlock()
 	if len(w) < n {
-		w = alignedFloats(n)
+		w = AlignedFloats(n)
 	}
 	return w
 }
@@ -161,11 +161,11 @@ func (e *native) reluBackward(dx, dout, x []float32) {
 	C.farandole_relu_backward(e.ops, ptr(dx), ptr(dout), ptr(x), C.long(len(x)))
 }
 
-func (e *native) adamW(p, g, m, v []float32, f *adamWFactors) {
+func (e *native) adamW(p, g, m, v []float32, f *AdamWFactors) {
 	C.farandole_adamw(e.ops, ptr(p), ptr(g), ptr(m), ptr(v), C.long(len(p)), C.adamw_factors{
-		lr: C.float(f.lr), beta1: C.float(f.beta1), beta2: C.float(f.beta2), eps: C.float(f.eps),
-		decay: C.float(f.decay), rest1: C.float(f.rest1), rest2: C.float(f.rest2),
-		c1: C.float(f.c1), c2: C.float(f.c2), gscale: C.float(f.gscale),
+		lr: C.float(f.LR), beta1: C.float(f.Beta1), beta2: C.float(f.Beta2), eps: C.float(f.Eps),
+		decay: C.float(f.Decay), rest1: C.float(f.Rest1), rest2: C.float(f.Rest2),
+		c1: C.float(f.C1), c2: C.float(f.C2), gscale: C.float(f.Scale),
 	})
 }
 

@@ -1,7 +1,5 @@
 package kernels
 
-import "fmt"
-
 // Window is a batch of images [Images, Height, Width, Channels], channels last, and how a window of Rows×Columns pixels
 // slides over them: Stride pixels at a time, and up to Pad pixels over every edge. Pad is less than Rows and Columns, so
 // that no window lies outside.
@@ -15,6 +13,16 @@ func (g Window) Out() (height, width int) {
 	return (g.Height+2*g.Pad-g.Rows)/g.Stride + 1, (g.Width+2*g.Pad-g.Columns)/g.Stride + 1
 }
 
+// Positions is how many positions the window has on all images, Inputs how many values all images have, and Under how many
+// are under the window.
+func (g Window) Positions() int {
+	height, width := g.Out()
+	return g.Images * height * width
+}
+
+func (g Window) Inputs() int { return g.Images * g.Height * g.Width * g.Channels }
+func (g Window) Under() int  { return g.Rows * g.Columns * g.Channels }
+
 // window is a checked Window and what follows from it.
 type window struct {
 	Window
@@ -23,21 +31,9 @@ type window struct {
 	inputs, under       int // values of all images, and under one position
 }
 
-// checkWindow panics unless g and the number of filters make sense.
-func checkWindow(op string, g Window, filters int) window {
-	if g.Stride < 1 || g.Pad < 0 || g.Pad >= min(g.Rows, g.Columns) {
-		panic(fmt.Sprintf("kernels: %s: stride %d and pad %d for a window of %d×%d: a stride is at least 1, and a pad less than the window",
-			op, g.Stride, g.Pad, g.Rows, g.Columns))
-	}
-	checkDims(op, g.Images, g.Height, g.Width, g.Channels, g.Rows, g.Columns, filters)
-	if g.Rows-2*g.Pad > g.Height || g.Columns-2*g.Pad > g.Width {
-		panic(fmt.Sprintf("kernels: %s: a window of %d×%d does not fit into %d×%d with pad %d", op, g.Rows, g.Columns, g.Height, g.Width, g.Pad))
-	}
-	w := window{Window: g}
+func newWindow(g Window) window {
+	w := window{Window: g, positions: g.Positions(), inputs: g.Inputs(), under: g.Under()}
 	w.outHeight, w.outWidth = g.Out()
-	checkDims(op, g.Images, w.outHeight, w.outWidth, g.Rows, g.Columns, g.Channels, filters)
-	w.positions = g.Images * w.outHeight * w.outWidth
-	w.inputs, w.under = g.Images*g.Height*g.Width*g.Channels, g.Rows*g.Columns*g.Channels
 	return w
 }
 
@@ -45,10 +41,10 @@ func checkWindow(op string, g Window, filters int) window {
 // product has read it. A device has its own copy, which tests lower.
 const columnFloats = 1 << 20
 
-// stretch is how many positions are treated at once: whole canonical blocks, so that sums over positions have the same bits
-// whatever it is.
-func (w *window) stretch(limit int) int {
-	return max(1, limit/w.under/BlockK) * BlockK
+// Stretch is how many positions are treated at once where the columns of all would be more than limit values: whole canonical
+// blocks, so that sums over positions have the same bits whatever it is.
+func (g Window) Stretch(limit int) int {
+	return max(1, limit/g.Under()/BlockK) * BlockK
 }
 
 // convScratch is the columns of one stretch and their gradient.
@@ -58,18 +54,17 @@ type convScratch struct {
 
 func room(x []float32, n int) []float32 {
 	if len(x) < n {
-		return alignedFloats(n)
+		return AlignedFloats(n)
 	}
 	return x
 }
 
 func (d *hostDevice) Conv(out, x, w, bias Buffer, filters int, g Window) {
-	const op = "Conv"
-	s := checkWindow(op, g, filters)
+	d.shapes.CheckConv(out, x, w, bias, filters, g)
+	s := newWindow(g)
 	k := s.under
-	o, xs := d.floats(op, "out", out, s.positions*filters), d.floats(op, "x", x, s.inputs)
-	ws, b := d.floats(op, "w", w, filters*k), d.optional(op, "bias", bias, filters)
-	step := min(s.stretch(d.columnFloats), s.positions)
+	o, xs, ws, b := floats(out), floats(x), floats(w), floats(bias)
+	step := min(s.Stretch(d.columnFloats), s.positions)
 	d.conv.columns = room(d.conv.columns, step*k)
 	for p0 := 0; p0 < s.positions; p0 += step {
 		p1 := min(p0+step, s.positions)
@@ -81,13 +76,12 @@ func (d *hostDevice) Conv(out, x, w, bias Buffer, filters int, g Window) {
 }
 
 func (d *hostDevice) ConvBackward(dx, dw, dbias, dout, x, w Buffer, filters int, g Window) {
-	const op = "ConvBackward"
-	s := checkWindow(op, g, filters)
+	d.shapes.CheckConvBackward(dx, dw, dbias, dout, x, w, filters, g)
+	s := newWindow(g)
 	k := s.under
-	do, xs := d.floats(op, "dout", dout, s.positions*filters), d.floats(op, "x", x, s.inputs)
-	ws, dws := d.floats(op, "w", w, filters*k), d.floats(op, "dw", dw, filters*k)
-	db, dxs := d.optional(op, "dbias", dbias, filters), d.optional(op, "dx", dx, s.inputs)
-	step := min(s.stretch(d.columnFloats), s.positions)
+	do, xs, ws, dws := floats(dout), floats(x), floats(w), floats(dw)
+	db, dxs := floats(dbias), floats(dx)
+	step := min(s.Stretch(d.columnFloats), s.positions)
 	d.conv.columns = room(d.conv.columns, step*k)
 	if dxs != nil {
 		d.conv.gradient = room(d.conv.gradient, step*k)
@@ -114,18 +108,15 @@ func (d *hostDevice) ConvBackward(dx, dw, dbias, dout, x, w Buffer, filters int,
 }
 
 func (d *hostDevice) MaxPool(out, x Buffer, g Window) {
-	const op = "MaxPool"
-	s := checkWindow(op, g, 1)
-	d.windows(windowTask{op: windowMax, window: s, x: d.floats(op, "x", x, s.inputs),
-		out: d.floats(op, "out", out, s.positions*g.Channels), p1: s.positions})
+	d.shapes.CheckMaxPool(out, x, g)
+	s := newWindow(g)
+	d.windows(windowTask{op: windowMax, window: s, x: floats(x), out: floats(out), p1: s.positions})
 }
 
 func (d *hostDevice) MaxPoolBackward(dx, dout, x Buffer, g Window) {
-	const op = "MaxPoolBackward"
-	s := checkWindow(op, g, 1)
-	dxs := d.floats(op, "dx", dx, s.inputs)
-	d.windows(windowTask{op: windowMaxBackward, window: s, x: d.floats(op, "x", x, s.inputs),
-		dout: d.floats(op, "dout", dout, s.positions*g.Channels), out: dxs, p1: s.positions})
+	d.shapes.CheckMaxPoolBackward(dx, dout, x, g)
+	s := newWindow(g)
+	d.windows(windowTask{op: windowMaxBackward, window: s, x: floats(x), dout: floats(dout), out: floats(dx), p1: s.positions})
 }
 
 type windowOp int

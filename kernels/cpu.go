@@ -2,13 +2,14 @@ package kernels
 
 import (
 	"fmt"
+	"log/slog"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 )
 
-// Config chooses how NewCPU computes. The zero value uses every processor and the best instruction set.
+// Config chooses how Open's and NewCPU's devices compute. The zero value uses every processor and the best instruction set.
 type Config struct {
 	// Threads is how many goroutines compute at once, the caller's among them. Zero means GOMAXPROCS.
 	// More than the machine has free processors makes every operation wait for the slowest.
@@ -19,6 +20,11 @@ type Config struct {
 	// Precision is the numerics class, ClassF32 or ClassBF16; empty means ClassF32. ClassBF16 rounds the factors of linear layers
 	// to bfloat16, which processors with avx512_bf16 multiply twice as fast; others emulate it, slower than float32.
 	Precision string
+
+	// LocalRank is this worker's number among those of its host. Workers share a host's GPUs by it.
+	LocalRank int
+	// Logger is told what Open chose; nil means slog.Default.
+	Logger *slog.Logger
 }
 
 // isaGo is the instruction set of plain Go, which every build has.

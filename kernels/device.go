@@ -6,6 +6,8 @@
 // polynomials of fused multiply-adds. See docs/algorithms.md.
 package kernels
 
+import "fmt"
+
 // Buffer is a range of a device's memory that holds float32 values. Its meaning belongs to the Device that
 // allocated it; passing it to another device panics.
 type Buffer interface {
@@ -22,7 +24,8 @@ type Ints interface {
 }
 
 // Device allocates buffers and runs operations on them. Operations are enqueued in order and may run
-// asynchronously: results are there after Sync (Download syncs by itself). Shapes are checked when an operation is
+// asynchronously: results are there after Sync (Download syncs by itself). An asynchronous device's first error, a *DeviceError,
+// is what Sync and Download give from then on. Shapes are checked when an operation is
 // enqueued; a wrong shape is a programmer's error and panics. A Device is used by one goroutine at a time.
 //
 // Matrices are row-major. Shapes stand in each operation's comment; "dx +=" accumulates, "dx =" overwrites.
@@ -37,6 +40,9 @@ type Device interface {
 	// Host is the buffer's memory itself where the host can address it, else nil.
 	// The caller Syncs before it reads and keeps off while operations run.
 	Host(b Buffer) []float32
+	// AllocHost gives zeroed memory of the host that copies to and from this device reach fastest. It outlives the device.
+	AllocHost(n int) []float32
+	// Upload copies src, which the caller may change when it returns.
 	Upload(dst Buffer, src []float32)
 	UploadInts(dst Ints, src []int32)
 	Download(dst []float32, src Buffer) error
@@ -104,6 +110,17 @@ type Device interface {
 	// by step ≥ 1). The gradient is multiplied by gscale first (averaging and clipping).
 	AdamW(p, g, m, v Buffer, gscale float32, a AdamW)
 }
+
+// DeviceError says that a device itself failed: its memory is used up, a kernel ended badly, the GPU is lost. The same work may
+// succeed on another device.
+type DeviceError struct {
+	Device string // its Name
+	Op     string // the operation that noticed
+	Err    error
+}
+
+func (e *DeviceError) Error() string { return fmt.Sprintf("%s: %s: %v", e.Device, e.Op, e.Err) }
+func (e *DeviceError) Unwrap() error { return e.Err }
 
 // AdamW has the hyper-parameters of one AdamW update (Loshchilov and Hutter 2019, algorithm 2).
 type AdamW struct {

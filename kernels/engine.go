@@ -9,7 +9,7 @@ type engine interface {
 	geluBackward(dx, out, dout, x []float32) // out may be nil
 	relu(out, x []float32)
 	reluBackward(dx, dout, x []float32)
-	adamW(p, g, m, v []float32, f *adamWFactors)
+	adamW(p, g, m, v []float32, f *AdamWFactors)
 
 	// matmul computes rows [i0,i1) and columns [j0,j1) of t.c.
 	matmul(t *matmulTask, i0, i1, j0, j1 int)

@@ -1,11 +1,6 @@
 package kernels
 
-import (
-	"fmt"
-	"math"
-	"slices"
-	"unsafe"
-)
+import "unsafe"
 
 // NewReference gives the canonical arithmetic as plain Go on one thread: slow, and by definition right.
 // Its operations have ended when they return, Sync and Close do nothing, Host gives the memory itself.
@@ -21,6 +16,7 @@ type hostDevice struct {
 	engine engine
 	pool   *pool
 	tasks  tasks
+	shapes Shapes
 
 	conv convScratch
 
@@ -28,7 +24,9 @@ type hostDevice struct {
 }
 
 func newHostDevice(name, class string, e engine, p *pool) *hostDevice {
-	return &hostDevice{name: name, class: class, engine: e, pool: p, minPartWork: minPartWork, sharedFloats: sharedFloats, columnFloats: columnFloats}
+	d := &hostDevice{name: name, class: class, engine: e, pool: p, minPartWork: minPartWork, sharedFloats: sharedFloats, columnFloats: columnFloats}
+	d.shapes = Shapes{Owner: d}
+	return d
 }
 
 func (d *hostDevice) Name() string  { return d.name }
@@ -56,39 +54,27 @@ func (b *hostBuffer) Len() int { return len(b.x) }
 func (b *hostInts) Len() int   { return len(b.x) }
 
 func (b *hostBuffer) Slice(off, n int) Buffer {
-	checkSlice(off, n, len(b.x))
+	CheckSlice(off, n, len(b.x))
 	return &hostBuffer{b.device, b.x[off : off+n : off+n]}
 }
 
 func (b *hostInts) Slice(off, n int) Ints {
-	checkSlice(off, n, len(b.x))
+	CheckSlice(off, n, len(b.x))
 	return &hostInts{b.device, b.x[off : off+n : off+n]}
-}
-
-func checkSlice(off, n, length int) {
-	if off < 0 || n < 0 || off > length-n {
-		panic(fmt.Sprintf("kernels: Slice(%d, %d) of a buffer of %d values", off, n, length))
-	}
 }
 
 // alignBytes is the alignment of buffers: one cache line, one AVX-512 register.
 const alignBytes = 64
 
-func checkAlloc(n int) error {
-	if n < 0 || n > math.MaxInt/8 {
-		return fmt.Errorf("kernels: cannot allocate a buffer of %d values", n)
-	}
-	return nil
-}
-
 func (d *hostDevice) Alloc(n int) (Buffer, error) {
-	if err := checkAlloc(n); err != nil {
+	if err := CheckAlloc(n); err != nil {
 		return nil, err
 	}
-	return &hostBuffer{d, alignedFloats(n)}, nil
+	return &hostBuffer{d, AlignedFloats(n)}, nil
 }
 
-func alignedFloats(n int) []float32 {
+// AlignedFloats gives memory for n values that begins at a multiple of alignBytes.
+func AlignedFloats(n int) []float32 {
 	x := make([]float32, n+alignBytes/4)
 	off := 0
 	if rest := uintptr(unsafe.Pointer(&x[0])) % alignBytes; rest != 0 {
@@ -99,87 +85,57 @@ func alignedFloats(n int) []float32 {
 }
 
 func (d *hostDevice) AllocInts(n int) (Ints, error) {
-	if err := checkAlloc(n); err != nil {
+	if err := CheckAlloc(n); err != nil {
 		return nil, err
 	}
 	return &hostInts{d, make([]int32, n)}, nil
 }
 
-func (d *hostDevice) Host(b Buffer) []float32 { return d.own("Host", "b", b) }
+func (d *hostDevice) Host(b Buffer) []float32 {
+	d.shapes.CheckOwned("Host", "b", b)
+	return floats(b)
+}
+
+// AllocHost is ordinary memory: nothing is faster to copy from or to.
+func (d *hostDevice) AllocHost(n int) []float32 { return make([]float32, n) }
 
 func (d *hostDevice) Upload(dst Buffer, src []float32) {
-	x := d.floats("Upload", "dst", dst, len(src))
-	copy(x, src)
+	d.shapes.CheckLen("Upload", "dst", dst, len(src))
+	copy(floats(dst), src)
 }
 
 func (d *hostDevice) UploadInts(dst Ints, src []int32) {
-	x := d.ints("UploadInts", "dst", dst, len(src))
-	copy(x, src)
+	d.shapes.CheckIntsLen("UploadInts", "dst", dst, len(src))
+	copy(integers(dst), src)
 }
 
 func (d *hostDevice) Download(dst []float32, src Buffer) error {
-	x := d.floats("Download", "src", src, len(dst))
-	copy(dst, x)
+	d.shapes.CheckLen("Download", "src", src, len(dst))
+	copy(dst, floats(src))
 	return nil
 }
 
-// own is b's memory, or a panic when b is not this device's.
-func (d *hostDevice) own(op, arg string, b Buffer) []float32 {
+// Owns and IDs are what Shapes asks.
+func (d *hostDevice) Owns(b Buffer) bool {
 	h, ok := b.(*hostBuffer)
+	return ok && h.device == d
+}
+
+func (d *hostDevice) IDs(x Ints) (ids []int32, ok bool) {
+	h, ok := x.(*hostInts)
 	if !ok || h.device != d {
-		panic(fmt.Sprintf("kernels: %s: %s is no buffer of device %q", op, arg, d.name))
+		return nil, false
 	}
-	return h.x
+	return h.x, true
 }
 
-// floats is b's memory, or a panic when b is not this device's or has not n values.
-func (d *hostDevice) floats(op, arg string, b Buffer, n int) []float32 {
-	x := d.own(op, arg, b)
-	if len(x) != n {
-		panic(fmt.Sprintf("kernels: %s: %s has %d values, its shape needs %d", op, arg, len(x), n))
-	}
-	return x
-}
-
-func (d *hostDevice) ints(op, arg string, b Ints, n int) []int32 {
-	h, ok := b.(*hostInts)
-	if !ok || h.device != d {
-		panic(fmt.Sprintf("kernels: %s: %s is no buffer of device %q", op, arg, d.name))
-	}
-	if len(h.x) != n {
-		panic(fmt.Sprintf("kernels: %s: %s has %d values, its shape needs %d", op, arg, len(h.x), n))
-	}
-	return h.x
-}
-
-// optional is floats for an argument that may be nil.
-func (d *hostDevice) optional(op, arg string, b Buffer, n int) []float32 {
+// floats is the memory of a checked buffer, nil for nil.
+func floats(b Buffer) []float32 {
 	if b == nil {
 		return nil
 	}
-	return d.floats(op, arg, b, n)
+	return b.(*hostBuffer).x
 }
 
-// maxWork bounds the product of an operation's dimensions, so that no size computed from them wraps around.
-const maxWork = 1 << 60
-
-// checkDims panics unless every dimension is at least 1 and their product at most maxWork.
-func checkDims(op string, dims ...int) {
-	work := 1
-	for _, n := range dims {
-		if n < 1 || n > maxWork/work {
-			// The clone keeps dims itself off the heap.
-			panic(fmt.Sprintf("kernels: %s: dimensions %v: each must be at least 1, and their product at most 2⁶⁰", op, slices.Clone(dims)))
-		}
-		work *= n
-	}
-}
-
-// checkIDs panics unless every id is in [low, n).
-func checkIDs(op, arg string, ids []int32, low int32, n int) {
-	for i, id := range ids {
-		if id < low || int(id) >= n {
-			panic(fmt.Sprintf("kernels: %s: %s[%d] is %d, outside [%d, %d)", op, arg, i, id, low, n))
-		}
-	}
-}
+// integers is the memory of checked Ints.
+func integers(x Ints) []int32 { return x.(*hostInts).x }

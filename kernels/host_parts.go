@@ -33,7 +33,7 @@ type tasks struct {
 	crossEntropy crossEntropyPart
 	window       windowTask
 	reduce       reducePart
-	factors      adamWFactors
+	factors      AdamWFactors
 }
 
 type elementOp int
@@ -55,7 +55,7 @@ type elementTask struct {
 	op           elementOp
 	out, a, b, c []float32
 	s            float32
-	factors      *adamWFactors
+	factors      *AdamWFactors
 	engine       engine
 }
 

@@ -96,7 +96,7 @@ func (p *matmulPart) lay(t matmulTask, e packer, threads, limit int) {
 	}
 	for i := range min(p.stretches, len(p.shared)) {
 		if n := min(p.stretch, blocks*BlockK) * p.sharedRow; len(p.shared[i]) < n {
-			p.shared[i] = alignedFloats(n)
+			p.shared[i] = AlignedFloats(n)
 		}
 	}
 	p.packed.Store(0)

@@ -56,14 +56,14 @@ func (reference) reluBackward(dx, dout, x []float32) {
 	}
 }
 
-func (reference) adamW(p, g, m, v []float32, f *adamWFactors) {
+func (reference) adamW(p, g, m, v []float32, f *AdamWFactors) {
 	for i := range p {
-		h := float32(g[i] * f.gscale)
-		m[i] = fma32(f.beta1, m[i], float32(f.rest1*h))
-		v[i] = fma32(f.beta2, v[i], float32(float32(f.rest2*h)*h))
-		u := float32(m[i]*f.c1) / (sqrt32(float32(v[i]*f.c2)) + f.eps)
-		u = fma32(f.decay, p[i], u)
-		p[i] = fma32(-f.lr, u, p[i])
+		h := float32(g[i] * f.Scale)
+		m[i] = fma32(f.Beta1, m[i], float32(f.Rest1*h))
+		v[i] = fma32(f.Beta2, v[i], float32(float32(f.Rest2*h)*h))
+		u := float32(m[i]*f.C1) / (sqrt32(float32(v[i]*f.C2)) + f.Eps)
+		u = fma32(f.Decay, p[i], u)
+		p[i] = fma32(-f.LR, u, p[i])
 	}
 }
 

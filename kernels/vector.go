@@ -46,7 +46,7 @@ const triadLen = 24 << 20
 // of memory, best of rounds. What the processor reads only to overwrite it does not count, as in STREAM (McCalpin 1995).
 func TriadGBs(threads, rounds int) float64 {
 	threads = max(threads, 1)
-	a, b, c := alignedFloats(triadLen), alignedFloats(triadLen), alignedFloats(triadLen)
+	a, b, c := AlignedFloats(triadLen), AlignedFloats(triadLen), AlignedFloats(triadLen)
 	for i := range b { // memory that was never written is one page of zeros, which the caches hold
 		b[i], c[i] = 1, 2
 	}

@@ -21,6 +21,9 @@ type accumulation struct {
 	merges []elastic.Merge
 	in     int // elements of it that are in
 
+	pulled int   // elements of the open shard's gradients that are in registered memory
+	err    error // of the Mirror: the sum is of no use
+
 	badShard, badTensor int // first own shard with a NaN or Inf; badTensor is finite when there is none
 }
 
@@ -60,6 +63,18 @@ func (a *accumulation) open() {
 	a.into, a.in = a.slots[slot], 0
 }
 
+// pull has the Mirror, if there is one, bring the next or open shard's gradients up to element end of the vector. They are final and
+// whole tensors.
+func (a *accumulation) pull(end int) {
+	if a.v.pull == nil || end <= a.pulled || a.err != nil {
+		return
+	}
+	if first, last := a.v.tensors(a.pulled, end); first < last {
+		a.err = a.v.pull(first, last)
+	}
+	a.pulled = end
+}
+
 // put brings the shard's gradients in up to element end of the vector. They are final and whole tensors.
 func (a *accumulation) put(params []param, end int) {
 	if a.into == nil {
@@ -68,6 +83,7 @@ func (a *accumulation) put(params []param, end int) {
 	if end <= a.in {
 		return
 	}
+	a.pull(end)
 	if bad := a.v.collect(a.into, params, a.in, end, a.plus); bad != finite {
 		a.blame(bad)
 	}
@@ -93,7 +109,7 @@ func (a *accumulation) add(params []param, loss float64) {
 		a.v.give(a.slots[g.From])
 		a.slots[g.From] = nil
 	}
-	a.into = nil
+	a.into, a.pulled = nil, 0
 	a.at++
 }
 

@@ -36,6 +36,9 @@ func (s *Session) agree(g *generation) error {
 	all := []agreement{own}
 	if g.group != nil {
 		if hashWorthwhile(g) {
+			if err := s.mirror.pull(); err != nil {
+				return err
+			}
 			h, err := s.stateHash(g.ctx)
 			if err != nil {
 				return err

@@ -97,6 +97,9 @@ func (s *Session) startAlone() error {
 		if errors.As(err, &fatal) {
 			return fatal.err
 		}
+		if isDevice(err) {
+			return err
+		}
 		if s.life.Err() != nil {
 			return context.Cause(s.life)
 		}
@@ -184,6 +187,9 @@ func (s *Session) conclude(ctx context.Context, g *generation) error {
 	if !s.pos.isCurrent(g) {
 		return nil
 	}
+	if err := s.mirror.pull(); err != nil {
+		return err
+	}
 	at, sum := s.pos.at().Applied, s.weightsSHA256()
 	if s.cfg.Coordinator == "" {
 		s.report(at, sum)
@@ -209,7 +215,8 @@ func (s *Session) weightsSHA256() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// fail ends the session with an error of the program or of the job, after the coordinator had time to know it.
+// fail ends the session with an error of the program or of the job, after the coordinator had time to know it; or with one of
+// this worker's device, which the coordinator knows as the end of a worker.
 func (s *Session) fail(err error) {
 	var over *EndedError
 	var usage *UsageError
@@ -223,6 +230,7 @@ func (s *Session) fail(err error) {
 	switch {
 	case errors.As(err, &over): // the job's end, not this program's failure
 		code = over.Code
+	case isDevice(err): // the job goes on without this worker
 	case s.life.Err() != nil:
 		err = context.Cause(s.life)
 	default:
@@ -249,8 +257,9 @@ func (s *Session) Fail(err error) {
 	s.mistake = err
 }
 
-func (s *Session) clearGrads() {
+func (s *Session) clearGrads() error {
 	for _, p := range s.params {
 		clear(p.grad)
 	}
+	return s.mirror.clearGradients()
 }

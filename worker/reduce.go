@@ -55,6 +55,9 @@ func (s *Session) Ready(first int) {
 	// The last bucket has the loss.
 	for c.started < len(s.vec.buckets)-1 && s.vec.buckets[c.started].hi <= s.vec.ends[first] {
 		c.sum.put(s.params, s.vec.buckets[c.started].hi)
+		if c.sum.err != nil {
+			return
+		}
 		s.startBucket(c)
 	}
 }

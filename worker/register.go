@@ -2,6 +2,7 @@ package worker
 
 import (
 	"fmt"
+	"log/slog"
 
 	"github.com/farandole-ml/farandole/checkpoint"
 )
@@ -63,6 +64,9 @@ func (s *Session) Threads() int { return s.cfg.Threads }
 
 // Device is the device that the job asks for: auto, cpu or cuda.
 func (s *Session) Device() string { return s.cfg.Device }
+
+// Logger is where the program's parts write to.
+func (s *Session) Logger() *slog.Logger { return s.log }
 
 // LocalRank is this worker's slot on its host: which of several GPUs to use.
 func (s *Session) LocalRank() int { return s.cfg.LocalRank }

@@ -67,7 +67,11 @@ func (s *Session) save(g *generation, step elastic.Step) {
 		}
 		v.running = nil
 	}
-	if err := v.snapshot(s.tensors, g.rank, g.world()); err != nil {
+	err := s.mirror.pull()
+	if err == nil {
+		err = v.snapshot(s.tensors, g.rank, g.world())
+	}
+	if err != nil {
 		s.log.Warn("checkpoint not saved; training goes on", "step", int64(step), "err", err)
 		return
 	}
@@ -189,12 +193,17 @@ func (s *Session) load(ctx context.Context, step elastic.Step) error {
 	if err == nil {
 		err = s.foreign(m)
 	}
+	if err == nil {
+		err = s.mirror.push()
+	}
 	var mismatch *checkpoint.MismatchError
 	switch {
 	case err == nil:
 		s.hold(step, 0)
 		s.counters.recoveries.Add(1)
 		return nil
+	case isDevice(err):
+		return err
 	case errors.As(err, &mismatch):
 		return &fatalError{&UsageError{err.Error()}}
 	case ctx.Err() != nil:

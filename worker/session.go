@@ -39,7 +39,8 @@ type Session struct {
 	planned bool
 	params  []param
 	tensors []checkpoint.Tensor // values of the parameters, then the further state
-	mistake error               // of registration, found when Next is called first
+	mirror  mirror
+	mistake error // of registration, found when Next is called first
 
 	pos       *position
 	mail      *mailbox
@@ -203,7 +204,9 @@ func (s *Session) advance(ctx context.Context, g *generation) error {
 	if applied >= s.target() {
 		return s.conclude(ctx, g)
 	}
-	s.clearGrads()
+	if err := s.clearGrads(); err != nil {
+		return err
+	}
 	s.cur = &step{number: applied + 1, gen: g}
 	s.cur.sum = s.vec.accumulate(g.view.Ranges[g.rank], s.plan.Shards, s.cfg.Reduce == ReduceTree)
 	return nil
@@ -237,6 +240,9 @@ func (s *Session) mend(g *generation, err error) error {
 	if errors.As(err, &fatal) {
 		return fatal.err
 	}
+	if isDevice(err) {
+		return err
+	}
 	if !s.pos.isCurrent(g) || g.broken {
 		return nil
 	}
@@ -260,20 +266,23 @@ type fatalError struct{ err error }
 func (e *fatalError) Error() string { return e.err.Error() }
 func (e *fatalError) Unwrap() error { return e.err }
 
-// Add closes shard, the next of Shards: the gradients enter the step's sum and are zero again.
+// Add closes shard, the next of Shards: the gradients enter the step's sum and are zero again. An error of a Mirror
+// comes out of AllReduce.
 func (s *Session) Add(shard elastic.Shard, loss float64) {
 	c := s.cur
 	if c == nil || c.sum == nil {
 		panic("worker: Add without a step: call Next first")
 	}
-	if s.strike(PointGradients, c.number, c.gen.rank) {
-		s.params[0].grad[0] = float32(math.NaN())
-	}
+	nan := s.strike(PointGradients, c.number, c.gen.rank)
 	if c.gen.ctx.Err() != nil {
 		return // the step is dropped already
 	}
 	if want := c.sum.next(); shard.Step != c.number || shard.Index != want {
 		panic(fmt.Sprintf("worker: %v added where shard %d of step %d was due", shard, want, c.number))
+	}
+	c.sum.pull(s.vec.grads)
+	if nan {
+		s.params[0].grad[0] = float32(math.NaN())
 	}
 	c.sum.add(s.params, loss)
 }
@@ -286,6 +295,11 @@ func (s *Session) AllReduce(ctx context.Context) error {
 		panic("worker: AllReduce without a step: call Next first")
 	}
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if c.sum != nil && c.sum.err != nil {
+		err := fmt.Errorf("worker: step %d: %w", c.number, c.sum.err)
+		s.fail(err)
 		return err
 	}
 	var origin string
@@ -318,6 +332,10 @@ func (s *Session) AllReduce(ctx context.Context) error {
 	if s.vec.infinite {
 		return s.notFinite(ctx, c, origin)
 	}
+	if err := s.mirror.pushGradients(); err != nil {
+		s.fail(err)
+		return err
+	}
 	return nil
 }
 
@@ -329,6 +347,7 @@ func (s *Session) Commit(ctx context.Context) {
 	}
 	s.strike(PointApplied, c.number, c.gen.rank)
 	s.vec.committed = c.number
+	s.mirror.changed()
 	s.loss = s.vec.loss(s.plan.Shards)
 	s.cur = nil
 	s.pos.settle(func(f *elastic.Fence) {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -125,6 +126,12 @@ func (s *Session) carryOut(g *generation) (lag bool, err error) {
 
 // supply sends what the others' plans ask of this rank.
 func (s *Session) supply(g *generation) error {
+	asked := func(p elastic.SyncPlan) bool { return p.Kind == elastic.SyncState && slices.Contains(p.From, g.rank) }
+	if slices.ContainsFunc(g.view.Sync, asked) {
+		if err := s.mirror.pull(); err != nil {
+			return err
+		}
+	}
 	var eg errgroup.Group
 	for to, p := range g.view.Sync {
 		for k, from := range p.From {
@@ -243,6 +250,9 @@ func (s *Session) receiveState(g *generation, from []int) error {
 		eg.Go(func() error { return guard(g, r, "receiving state", s.receiveAll(g, r, s.stripe(k, len(from))...)) })
 	}
 	if err := eg.Wait(); err != nil {
+		return err
+	}
+	if err := s.mirror.push(); err != nil {
 		return err
 	}
 	s.hold(g.view.Resume, s.term(g.view.ResumeTerm))

@@ -37,7 +37,8 @@ type linear struct {
 	start         chan struct{} // no gradient before it is closed; nil: at once
 	err           error
 
-	parts   int // w is registered as so many parameters; 0: one
+	copies  *copies // what is registered is a copy, as with a GPU; nil: the memory itself
+	parts   int     // w is registered as so many parameters; 0: one
 	overlap bool
 	middle  func(ctx context.Context, s elastic.Shard) error // called between two Readys
 	session *Session
@@ -61,14 +62,17 @@ func (l *linear) Setup(_ context.Context, s *Session) error {
 	l.session = s
 	s.Plan(Plan{Steps: int64(l.steps), Shards: l.shards, Seed: l.seed, SamplesPerStep: int64(4 * l.shards), Program: l.program, Overlap: l.overlap})
 	if l.parts == 0 {
-		s.Param("w", []int{l.width}, l.w, l.g)
+		s.Param("w", []int{l.width}, l.copies.value(l.w), l.copies.grad(l.g))
 	}
 	for i := range l.parts {
 		lo, hi := l.width*i/l.parts, l.width*(i+1)/l.parts
-		s.Param(fmt.Sprintf("w%d", i), []int{hi - lo}, l.w[lo:hi], l.g[lo:hi])
+		s.Param(fmt.Sprintf("w%d", i), []int{hi - lo}, l.copies.value(l.w[lo:hi]), l.copies.grad(l.g[lo:hi]))
 	}
-	s.Param("b", []int{1}, l.b, l.gb)
-	s.State("momentum", l.m)
+	s.Param("b", []int{1}, l.copies.value(l.b), l.copies.grad(l.gb))
+	s.State("momentum", l.copies.value(l.m))
+	if l.copies != nil {
+		s.Mirror(l.copies)
+	}
 	return l.err
 }
 

@@ -24,7 +24,8 @@ type vector struct {
 	ends    []int    // by parameter: where the gradients of it and all later ones end
 	buckets []bucket // what is reduced by one operation each
 	threads int
-	round   bool // every node of the tree is rounded to bfloat16
+	pull    func(first, end int) error // Mirror.PullGradients; may be nil
+	round   bool                       // every node of the tree is rounded to bfloat16
 
 	buffers
 	reduced   []float32 // nil before the first
@@ -77,6 +78,14 @@ func (v *vector) lay(params []param, bucketLen int) {
 		lo = v.grads
 	}
 	v.buckets = append(v.buckets, bucket{lo: lo, hi: v.len(), exact: true})
+}
+
+// tensors are the numbers [first, end) of the parameters whose gradients are elements [lo, hi): later ones come first.
+func (v *vector) tensors(lo, hi int) (first, end int) {
+	n := len(v.ends)
+	first = sort.Search(n, func(t int) bool { return v.ends[t] <= hi })
+	end = sort.Search(n, func(t int) bool { return v.ends[t] <= lo })
+	return first, end
 }
 
 func (v *vector) len() int { return v.grads + 2 }

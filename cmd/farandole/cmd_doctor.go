@@ -61,7 +61,7 @@ or fail (jobs will not run), with what to do. Exit code 1 when something fails.`
 func runDoctor(ctx context.Context, w io.Writer, output, listen string) error {
 	checks := []func(context.Context) finding{
 		checkCores, checkISA, checkMemory, checkSharedMemory, checkTempDir, checkFiles, checkProcesses,
-		checkLoopback, func(context.Context) finding { return checkPort(listen) }, checkCompiler, checkCUDA,
+		checkLoopback, func(context.Context) finding { return checkPort(listen) }, checkCompiler, checkGPUs,
 	}
 	var findings []finding
 	failed := 0

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -244,17 +243,4 @@ func checkCompiler(context.Context) finding {
 		}
 	}
 	return warn("C compiler", "only building from source needs one, for the fast kernels: `apt install gcc`", "none in PATH")
-}
-
-func checkCUDA(context.Context) finding {
-	devices, _ := filepath.Glob("/dev/nvidia[0-9]*")
-	driver, err := os.ReadFile("/proc/driver/nvidia/version")
-	if len(devices) == 0 && err != nil {
-		return ok("CUDA", "no NVIDIA driver: workers compute on the CPU")
-	}
-	version := ""
-	if f := strings.Fields(string(driver)); len(f) > 7 {
-		version = " " + f[7]
-	}
-	return ok("CUDA", "NVIDIA driver%s with %s; programs that were built with -tags cuda use them", version, count(int64(len(devices)), "GPU"))
 }

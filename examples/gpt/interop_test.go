@@ -48,7 +48,8 @@ func (r reference) open(t *testing.T, file string) (*nn.GPT, []checkpoint.Weight
 	f, err := checkpoint.OpenGPT2(file)
 	require.NoError(t, err)
 	defer f.Close()
-	weights := fit.GPT2Tensors(dev, m)
+	weights, err := fit.GPT2Tensors(dev, m)
+	require.NoError(t, err)
 	require.NoError(t, f.Load(t.Context(), weights))
 	return m, weights
 }

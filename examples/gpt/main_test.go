@@ -123,7 +123,7 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 		"rate":          {[]string{"--lr", "0"}, "--lr"},
 		"rate NaN":      {[]string{"--lr", "NaN"}, "--lr"},
 		"precision":     {[]string{"--precision", "fp8"}, "not known"},
-		"cuda":          {[]string{"--device", "cuda"}, "not in this build"},
+		"cuda":          {[]string{"--device", "cuda"}, "was built without GPUs"},
 		"device":        {[]string{"--device", "tpu"}, "not known"},
 		"tokenizer":     {[]string{"--tokenizer", "words"}, "choose"},
 		"no data":       {[]string{"--data", path + "none"}, "--data"},

@@ -61,7 +61,7 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 		"steps":        {[]string{"--steps", "-1"}, "negative"},
 		"rate":         {[]string{"--lr", "-1"}, "--lr"},
 		"precision":    {[]string{"--precision", "fp8"}, "not known"},
-		"cuda":         {[]string{"--device", "cuda"}, "not in this build"},
+		"cuda":         {[]string{"--device", "cuda"}, "was built without GPUs"},
 		"device":       {[]string{"--device", "tpu"}, "not known"},
 		"no data":      {[]string{"--data", t.TempDir()}, "--data"},
 		"large batch":  {[]string{"--batch", "60001"}, "60000 samples"},

@@ -51,7 +51,7 @@ type Model interface {
 	// Backward adds the gradient of the last Forward, or the rest of it: without it the sum is not usable. It panics when there is none, or its scale was 0.
 	Backward()
 	// OnFinal has Backward call f with falling stages, except 0: the gradients of all tensors of that stage and above
-	// are final then, and may be read. Nil calls nothing.
+	// are final then, and may be read: downloaded, or after a Sync. Nil calls nothing.
 	OnFinal(f func(stage int))
 	// Loss waits for the last Forward and gives the sum of its losses in nats (not the mean, not scaled).
 	Loss() (float64, error)

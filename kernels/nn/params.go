@@ -129,10 +129,10 @@ func (p *params) GradBuffer() kernels.Buffer { return p.grads }
 // OnFinal makes Backward call f.
 func (p *params) OnFinal(f func(stage int)) { p.final = f }
 
-// finished tells that Backward will not touch the gradients of stage and above again. An error of the device
-// comes out where its results are read.
+// finished tells that Backward will not touch the gradients of stage and above again. It waits for nothing: who reads them does,
+// and a device's error comes out there.
 func (p *params) finished(stage int) {
-	if p.final != nil && p.dev.Sync() == nil {
+	if p.final != nil {
 		p.final(stage)
 	}
 }

@@ -44,7 +44,10 @@ func (p *Program) Open(s *worker.Session) (err error) {
 	if p.Threads == 0 {
 		p.Threads = s.Threads()
 	}
-	if p.Dev, err = kernels.Open(p.Device, kernels.Config{Threads: p.Threads, Precision: p.Precision}); err != nil {
+	p.Dev, err = kernels.Open(p.Device, kernels.Config{
+		Threads: p.Threads, Precision: p.Precision, LocalRank: s.LocalRank(), Logger: s.Logger(),
+	})
+	if err != nil {
 		return &worker.UsageError{Reason: "--" + err.Error()}
 	}
 	return nil
@@ -86,20 +89,32 @@ func (p *Program) Attach(ctx context.Context, s *worker.Session, model nn.Model,
 	})
 	params := slices.Clone(model.Params())
 	slices.SortStableFunc(params, func(a, b nn.Tensor) int { return a.Stage - b.Stage }) // backward finishes the last first
+	remote := p.Dev.Host(model.ParamBuffer()) == nil
 	model.OnFinal(func(stage int) {
+		if !remote && p.Dev.Sync() != nil { // a Mirror's copies wait by themselves
+			return
+		}
 		s.Ready(slices.IndexFunc(params, func(t nn.Tensor) bool { return t.Stage >= stage }))
 	})
+	values, grads := onHost(p.Dev, model.ParamBuffer()), onHost(p.Dev, model.GradBuffer())
+	spans := spansOf(model, params)
 	var tensors []checkpoint.Tensor
-	for _, t := range params {
-		value := p.Dev.Host(t.Value)
-		s.Param(t.Name, t.Shape, value, p.Dev.Host(t.Grad))
+	for i, t := range params {
+		at := spans[i]
+		value := values.host[at.lo:at.hi:at.hi]
+		s.Param(t.Name, t.Shape, value, grads.host[at.lo:at.hi:at.hi])
 		tensors = append(tensors, checkpoint.Tensor{Name: t.Name, Shape: t.Shape, Data: value})
 	}
-	m, v := p.Optim.Moments()
-	for _, t := range []checkpoint.Tensor{{Name: "adam.m", Data: p.Dev.Host(m)}, {Name: "adam.v", Data: p.Dev.Host(v)}} {
+	first, second := p.Optim.Moments()
+	m, v := onHost(p.Dev, first), onHost(p.Dev, second)
+	for _, t := range []checkpoint.Tensor{{Name: "adam.m", Data: m.host}, {Name: "adam.v", Data: v.host}} {
 		s.State(t.Name, t.Data)
 		t.Shape = []int{len(t.Data)}
 		tensors = append(tensors, t)
+	}
+	copies := &mirror{dev: p.Dev, grads: grads, state: []mirrored{values, m, v}, spans: spans}
+	if remote {
+		s.Mirror(copies)
 	}
 	if p.Load == "" {
 		return nil
@@ -110,6 +125,9 @@ func (p *Program) Attach(ctx context.Context, s *worker.Session, model nn.Model,
 	}
 	if err != nil {
 		return &worker.UsageError{Reason: fmt.Sprintf("--load %s: %v", p.Load, err)}
+	}
+	if remote {
+		return copies.PushState()
 	}
 	return nil
 }

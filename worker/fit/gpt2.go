@@ -47,20 +47,37 @@ func (w *GPT2Weights) Load(ctx context.Context, dev kernels.Device, m *nn.GPT) e
 	if w == nil {
 		return nil
 	}
-	if err := w.file.Load(ctx, GPT2Tensors(dev, m)); err != nil {
+	weights, err := GPT2Tensors(dev, m)
+	if err != nil {
+		return err
+	}
+	if err := w.file.Load(ctx, weights); err != nil {
 		return initError(err)
 	}
-	return nil
+	for i, t := range m.Params() {
+		if dev.Host(t.Value) == nil {
+			dev.Upload(t.Value, weights[i].Data)
+		}
+	}
+	return dev.Sync()
 }
 
-// GPT2Tensors lists m's parameters, which are on dev, as checkpoint.GPT2File fills them and checkpoint.WriteGPT2 writes them.
-func GPT2Tensors(dev kernels.Device, m *nn.GPT) []checkpoint.Weight {
+// GPT2Tensors lists m's parameters, which are on dev, as checkpoint.GPT2File fills them and checkpoint.WriteGPT2 writes them: their
+// own memory where the host can address it, else copies.
+func GPT2Tensors(dev kernels.Device, m *nn.GPT) ([]checkpoint.Weight, error) {
 	var weights []checkpoint.Weight
 	for _, t := range m.Params() {
-		tensor := checkpoint.Tensor{Name: t.Name, Shape: t.Shape, Data: dev.Host(t.Value)}
+		data := dev.Host(t.Value)
+		if data == nil {
+			data = make([]float32, t.Value.Len())
+			if err := dev.Download(data, t.Value); err != nil {
+				return nil, err
+			}
+		}
+		tensor := checkpoint.Tensor{Name: t.Name, Shape: t.Shape, Data: data}
 		weights = append(weights, checkpoint.Weight{Tensor: tensor, Transposed: t.Transposed})
 	}
-	return weights
+	return weights, nil
 }
 
 // fitTo makes cfg that of the weights in f.

@@ -1,0 +1,101 @@
+//go:build cuda
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/farandole-ml/farandole/kernels"
+	"github.com/farandole-ml/farandole/kernels/cuda/gpus"
+)
+
+// The driver of these tests runs kernels on the CPU, a hundred times slower than the CPU's own: a small model, and few steps.
+var gpuArgs = []string{"gpt", "--model", "tiny", "--steps", "30", "--shards", "8", "--batch", "8", "--seq", "8"}
+
+// onGPUs are the tests' GPUs; without the emulator there is nothing to lose.
+func onGPUs(t *testing.T, settings ...string) *e2e {
+	e := newE2E(t)
+	out, err := exec.Command(filepath.Join(e.dir, "gpt"), "--device", "cuda", "--steps", "0").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	for _, s := range settings {
+		name, value, _ := strings.Cut(s, "=")
+		t.Setenv("FARANDOLE_EMULATOR_"+name, value)
+	}
+	return e
+}
+
+func TestE2EGPUsGiveTheCPUsWeights(t *testing.T) {
+	e := onGPUs(t, "GPUS=4", "LAZY=1")
+	want := e.alone(append(gpuArgs, "--device", "cpu")...)
+	require.Equal(t, want, e.alone(append(gpuArgs, "--device", "cuda")...))
+	r := e.run([]string{"--workers", "3", "--max", "5", "--device", "cuda", "--chaos", "kill rank=1 step=8; join step=15 count=2"}, gpuArgs...)
+	require.Zero(t, r.code, "%s", r.out)
+	require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
+	requireLedger(t, r.summary, 30)
+}
+
+// A GPU that is lost takes its worker with it, and no other: four workers on four GPUs become three.
+func TestE2ELostGPUGivesTheSameWeights(t *testing.T) {
+	e := onGPUs(t, "GPUS=4", "LOSE=2:900")
+	want := e.alone(append(gpuArgs, "--device", "cpu")...)
+	r := e.run([]string{"--workers", "4", "--min", "2", "--device", "cuda"}, gpuArgs...)
+	require.Zero(t, r.code, "%s", r.out)
+	require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
+	requireLedger(t, r.summary, 30)
+	require.Contains(t, r.out, "GPU 2: ", "the worker says which")
+	require.GreaterOrEqual(t, r.Generations, 2, "%s", r.out)
+	require.Contains(t, r.WorldSizes, 4)
+	require.Contains(t, r.WorldSizes, 3)
+}
+
+// A checkpoint of a GPU goes on on the CPU, and one of the CPU on a GPU.
+func TestE2ECheckpointBetweenGPUAndCPU(t *testing.T) {
+	e := onGPUs(t, "GPUS=2")
+	want := e.alone(append(gpuArgs, "--device", "cpu")...)
+	for _, devices := range [][2]string{{"cuda", "cpu"}, {"cpu", "cuda"}} {
+		dir, file := filepath.Join(e.TempDir(), "ckpt"), filepath.Join(e.TempDir(), "s.json")
+		flags := []string{"--workers", "2", "--checkpoint-dir", dir, "--checkpoint-every", "4"}
+		cmd, out := e.command(file, append(flags, "--device", devices[0]), gpuArgs...)
+		require.NoError(t, cmd.Start())
+		commit := filepath.Join(dir, "step-00000004", "COMMIT")
+		require.Eventually(t, func() bool { _, err := os.Stat(commit); return err == nil }, e2eLimit, time.Millisecond, "%s", dir)
+		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+		first := e.wait(cmd, out, file)
+		require.Equal(t, 143, first.code, "%s", first.out)
+		second := e.run(append(flags, "--device", devices[1]), gpuArgs...)
+		require.Zero(t, second.code, "%s", second.out)
+		require.Equal(t, want, second.WeightsSHA256, "%v\n%s\n%s", devices, first.out, second.out)
+	}
+}
+
+func TestDoctorSeesGPUs(t *testing.T) {
+	require.Equal(t, ok("GPUs", "no GPU: NVML: no driver: workers compute on the CPU"),
+		gpuFinding(gpus.Host{}, fmt.Errorf("%w: NVML: no driver", kernels.ErrNoGPU)))
+	f := gpuFinding(gpus.Host{}, errors.New("NVML: GPU 1: GPU is lost"))
+	require.Equal(t, verdictWarn, f.Verdict)
+	require.Equal(t, "NVML: GPU 1: GPU is lost", f.Found)
+
+	e := onGPUs(t, "GPUS=3")
+	out, _ := exec.Command(filepath.Join(e.dir, "farandole"), "doctor").CombinedOutput()
+	require.Contains(t, string(out), "3 × Emulated GPU with 1 GiB, driver 0.0 (emulated)")
+}
+
+// Without a GPU the device cuda ends a job with one sentence.
+func TestE2ENoGPU(t *testing.T) {
+	e := onGPUs(t, "GPUS=0")
+	r := e.run([]string{"--workers", "2", "--device", "cuda"}, gpuArgs...)
+	require.Equal(t, 2, r.code)
+	require.Contains(t, r.out, "--device cuda: no GPU for CUDA: the driver says: no CUDA-capable device is detected (CUDA error 100)")
+	r = e.run([]string{"--workers", "1", "--device", "auto"}, append(gpuArgs, "--steps", "1")...)
+	require.Zero(t, r.code, "%s", r.out)
+}

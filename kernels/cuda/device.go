@@ -1,0 +1,168 @@
+//go:build cuda
+
+package cuda
+
+// #include "driver.h"
+import "C"
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"unsafe"
+
+	"gorgonia.org/cu"
+
+	"github.com/farandole-ml/farandole/kernels"
+)
+
+//go:embed ptx/*.ptx
+var ptx embed.FS
+
+// device is one GPU. Operations go to a queue, in batches to the driver, and there to one stream, which does them in order.
+// After the first error, which Sync and Download tell, nothing is done any more.
+type device struct {
+	shapes     kernels.Shapes
+	name       string
+	ordinal    cu.Device
+	processors int // multiprocessors
+	ctx        cu.CUContext
+	stream     cu.Stream
+	modules    []cu.Module
+	functions  [kernelCount]cu.Function
+
+	queue []call
+	boxes [maxArgs]unsafe.Pointer
+	last  string // the last operation that the driver got since the last wait
+	err   error
+
+	pool    *pool
+	scratch [scratchCount]scratch
+	stage   []float32 // registered; what is copied passes through here
+	staged  int       // of it in use until the next wait
+	hosts   []hostMemory
+	closed  bool
+}
+
+// open makes a device of the GPU that the driver gives this number.
+func open(i int) (_ *device, err error) {
+	d := &device{queue: make([]call, 0, queueLen), pool: newPool()}
+	d.shapes = kernels.Shapes{Owner: d}
+	if d.ordinal, err = cu.GetDevice(i); err != nil {
+		return nil, fmt.Errorf("GPU %d: %w", i, described(err))
+	}
+	model, err := d.ordinal.Name()
+	if err != nil {
+		return nil, fmt.Errorf("GPU %d: %w", i, described(err))
+	}
+	if d.processors, err = d.ordinal.Attribute(cu.MultiprocessorCount); err != nil {
+		return nil, fmt.Errorf("GPU %d: %w", i, described(err))
+	}
+	d.name = fmt.Sprintf("cuda %s, GPU %d", model, i)
+	if d.ctx, err = d.ordinal.RetainPrimaryCtx(); err != nil {
+		return nil, fmt.Errorf("%s: %w", d.name, described(err))
+	}
+	if err := d.do(d.prepare); err != nil {
+		_ = d.Close()
+		return nil, fmt.Errorf("%s: %w", d.name, err)
+	}
+	return d, nil
+}
+
+// prepare makes the stream, has the driver compile the kernels for this GPU, and registers the memory that copies pass through.
+func (d *device) prepare() (err error) {
+	if d.stream, err = cu.MakeStream(cu.NonBlocking); err != nil {
+		return described(err)
+	}
+	files, err := fs.Glob(ptx, "ptx/*.ptx")
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		image, err := ptx.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		m, err := cu.LoadData(string(image))
+		if err != nil {
+			return fmt.Errorf("%s: %w; it needs compute capability 8.0 or newer, and a driver for CUDA 11 or newer", file, described(err))
+		}
+		d.modules = append(d.modules, m)
+	}
+	for k := range kernelCount {
+		if d.functions[k], err = d.find(k.String()); err != nil {
+			return fmt.Errorf("kernel %s: %w", k, described(err))
+		}
+		if sharedBytes[k] > defaultShared {
+			if err := driverError(C.farandole_share(handle(d.functions[k]), C.int(sharedBytes[k]))); err != nil {
+				return fmt.Errorf("kernel %s with %d bytes of shared memory: %w", k, sharedBytes[k], err)
+			}
+		}
+	}
+	d.stage, err = d.register(stageLen)
+	return err
+}
+
+// handle is the driver's handle in f, which has nothing else in it.
+func handle(f cu.Function) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&f)) }
+
+func (d *device) find(name string) (f cu.Function, err error) {
+	for _, m := range d.modules {
+		if f, err = m.Function(name); err == nil {
+			return f, nil
+		}
+	}
+	return f, err
+}
+
+func (d *device) Name() string  { return d.name }
+func (d *device) Class() string { return kernels.ClassF32 }
+
+// Owns and IDs are what kernels.Shapes asks.
+func (d *device) Owns(b kernels.Buffer) bool {
+	x, ok := b.(*buffer)
+	return ok && x.mem.device == d
+}
+
+func (d *device) IDs(x kernels.Ints) (ids []int32, ok bool) {
+	i, ok := x.(*ints)
+	if !ok || i.mem.device != d {
+		return nil, false
+	}
+	return i.values, true
+}
+
+// Close waits for the GPU and frees all its memory. Memory of AllocHost stays valid.
+func (d *device) Close() error {
+	if d.closed {
+		return nil
+	}
+	_ = d.Sync() // a failure was told, or nobody wanted to know
+	d.closed = true
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := cu.SetCurrentContext(d.ctx)
+	keep := func(e error) {
+		if err == nil {
+			err = e
+		}
+	}
+	keep(release(d.pool.close()))
+	for _, h := range d.hosts {
+		keep(h.unregister())
+	}
+	for _, m := range d.modules {
+		keep(m.Unload())
+	}
+	if d.stream != cu.NoStream {
+		keep(d.stream.Destroy())
+	}
+	keep(d.ordinal.ReleasePrimaryCtx())
+	broken := d.err != nil // a GPU that failed frees nothing one by one: its context goes with the process
+	_ = d.fail("Close", errClosed)
+	if err == nil || broken {
+		return nil
+	}
+	return fmt.Errorf("%s: Close: %w", d.name, described(err))
+}

@@ -1,0 +1,20 @@
+#ifndef FARANDOLE_CUDA_DRIVER_H
+#define FARANDOLE_CUDA_DRIVER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// farandole_load_driver finds libcuda.so.1 and initialises it. It is called once, before any other call of the driver. Other
+// results than 0 leave the reason in why.
+int farandole_load_driver(char *why, size_t len);
+
+// farandole_describe is the driver's sentence for an error.
+const char *farandole_describe(int code);
+
+// What gorgonia.org/cu lacks: memory of the host that the driver locks, and more shared memory for a kernel than every GPU has.
+// Results are the driver's.
+int farandole_register(void *host, size_t bytes);
+int farandole_unregister(void *host);
+int farandole_share(void *function, int bytes);
+
+#endif

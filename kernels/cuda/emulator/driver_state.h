@@ -1,0 +1,171 @@
+// What the driver for tests knows: its GPUs with their memory, contexts, streams and modules, and what the environment asks of it.
+#ifndef FARANDOLE_EMULATOR_DRIVER_STATE_H
+#define FARANDOLE_EMULATOR_DRIVER_STATE_H
+
+#include <cuda.h>
+
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "table.h"
+
+namespace driver {
+
+// What the environment asks for. A place is "GPU:LAUNCH": the LAUNCH-th kernel, from 1, that the process launches on that GPU.
+//
+//   FARANDOLE_EMULATOR_GPUS=n       how many GPUs there are (1)
+//   FARANDOLE_EMULATOR_MEMORY=n     bytes of memory of each (1 GiB)
+//   FARANDOLE_EMULATOR_LAZY=1       a stream does its work only when something waits for it
+//   FARANDOLE_EMULATOR_FAIL=place   that launch ends with an error, like an invalid address; the context is of no use then
+//   FARANDOLE_EMULATOR_LOSE=place   the GPU is lost at that launch: all calls for it fail from then on
+struct place {
+  long gpu = -1, launch = 0;
+
+  explicit place(const char* name) {
+    const char* s = getenv(name);
+    if (s && *s && sscanf(s, "%ld:%ld", &gpu, &launch) != 2) {
+      fprintf(stderr, "emulated driver: %s=%s is not GPU:LAUNCH\n", name, s);
+      abort();
+    }
+  }
+  bool is(long g, long l) const { return g == gpu && l == launch; }
+};
+
+inline long number(const char* name, long otherwise) {
+  const char* s = getenv(name);
+  return s && *s ? atol(s) : otherwise;
+}
+
+struct settings {
+  long gpus = number("FARANDOLE_EMULATOR_GPUS", 1);
+  size_t memory = static_cast<size_t>(number("FARANDOLE_EMULATOR_MEMORY", 1L << 30));
+  bool lazy = number("FARANDOLE_EMULATOR_LAZY", 0) != 0;
+  place fail{"FARANDOLE_EMULATOR_FAIL"}, lose{"FARANDOLE_EMULATOR_LOSE"};
+};
+
+// Limits of a GPU of compute capability 8.0.
+constexpr int capability = 80;
+constexpr int processors = 8;  // few, so that small tests have more work than fits at once
+constexpr unsigned max_threads = 1024, max_grid_yz = 65535, max_shared = 48 << 10, max_shared_optin = 163 << 10;
+
+// refuse tells of a mistake in how the driver is called, which a real driver would tell by its code alone or not at all.
+__attribute__((format(printf, 2, 3))) inline CUresult refuse(CUresult code, const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  fputs("emulated driver: ", stderr);
+  vfprintf(stderr, format, args);
+  fputc('\n', stderr);
+  va_end(args);
+  return code;
+}
+
+// Memory of a GPU: bytes with a guard before and behind, which no kernel may change. New memory is all NaN.
+constexpr size_t guard = 256;
+constexpr unsigned char guard_byte = 0x5a, new_byte = 0xff;
+
+class memory {
+ public:
+  explicit memory(size_t n) : bytes(n), all(static_cast<unsigned char*>(aligned_alloc(guard, whole()))) {
+    memset(all.get(), guard_byte, whole());
+    memset(all.get() + guard, new_byte, n);
+  }
+  CUdeviceptr at() const { return reinterpret_cast<CUdeviceptr>(all.get() + guard); }
+  bool intact() const {
+    for (size_t i = 0; i < guard; i++) {
+      if (all.get()[i] != guard_byte || all.get()[guard + bytes + i] != guard_byte) return false;
+    }
+    return true;
+  }
+  const size_t bytes;
+
+ private:
+  struct release {
+    void operator()(void* p) const { free(p); }
+  };
+  size_t whole() const { return (2 * guard + bytes + guard - 1) / guard * guard; }
+  std::unique_ptr<unsigned char, release> all;
+};
+
+}  // namespace driver
+
+// The handles of the API.
+struct CUstream_st {
+  std::deque<std::function<CUresult()>> work;
+};
+
+struct CUfunc_st {
+  const emulated_kernel* kernel;
+  unsigned shared_limit = driver::max_shared;
+};
+
+struct CUmod_st {
+  std::map<std::string, CUfunc_st> functions;
+};
+
+struct CUctx_st {
+  int gpu = 0;
+  int retained = 0;
+  CUresult broken = CUDA_SUCCESS;  // the error that makes the context useless
+  std::map<CUdeviceptr, driver::memory> memories;
+  std::map<uintptr_t, size_t> hosts;  // registered memory of the host
+  std::set<std::unique_ptr<CUstream_st>> streams;
+  std::set<std::unique_ptr<CUmod_st>> modules;
+  size_t used = 0;
+  long launches = 0;
+
+  // covers says whether [at, at+n) lies in one piece of the GPU's memory; registered, of the host's.
+  bool covers(CUdeviceptr at, size_t n) const {
+    auto m = memories.upper_bound(at);
+    if (m == memories.begin()) return false;
+    --m;
+    return at + n <= m->first + m->second.bytes;
+  }
+  bool registered(const void* host, size_t n) const {
+    const uintptr_t at = reinterpret_cast<uintptr_t>(host);
+    auto h = hosts.upper_bound(at);
+    if (h == hosts.begin()) return false;
+    --h;
+    return at + n <= h->first + h->second;
+  }
+  CUresult finish(CUstream_st* s);
+};
+
+namespace driver {
+
+template <class T>
+T* own(const std::set<std::unique_ptr<T>>& all, T* handle) {
+  for (auto& p : all) {
+    if (p.get() == handle) return handle;
+  }
+  return nullptr;
+}
+
+template <class T>
+bool drop(std::set<std::unique_ptr<T>>& all, T* handle) {
+  for (auto p = all.begin(); p != all.end(); ++p) {
+    if (p->get() == handle) {
+      all.erase(p);
+      return true;
+    }
+  }
+  return false;
+}
+
+// entries reads the kernels of PTX text and the sizes of their parameters, and finds each among the emulated ones. A kernel
+// that is not there, or is not the same, means that PTX and host build are of different sources.
+CUresult entries(const char* text, std::map<std::string, CUfunc_st>& functions);
+
+}  // namespace driver
+
+#endif

@@ -1,0 +1,3 @@
+// All kernels, compiled for the emulator.
+#define EMULATE
+#include "../kernels.cu"

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Plants one mistake at a time into a copy of the kernels and wants the tests to find it, each by the sentence that it should be found by.
+# usage: mutants.sh DIR CXX FLAGS…   DIR has the objects of the tests and of the emulator
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+dir=$(cd "$1" && pwd)
+shift
+
+# name | file | text | replacement | test | what it must say
+mutants() {
+	cat <<'END'
+out-of-bounds-store|elements.cu|if (e < at.count) x[at.i + e] = r.v[e];|x[at.i + e] = r.v[e];|scale|heap-buffer-overflow
+misaligned-load|elements.cu|addresses(arrays...) % sizeof(float4) == 0|addresses(arrays...) % sizeof(float) == 0|scale|no multiple of 16
+wrong-chain-order|matmul.cu|s.add(pa + t * MATMUL_STRIDE + y, pb + t * MATMUL_STRIDE + x)|s.add(pa + (t ^ 1) * MATMUL_STRIDE + y, pb + (t ^ 1) * MATMUL_STRIDE + x)|matmul_tn|, want
+divergent-barrier|sums.cu|    __syncthreads();\n    if (threadIdx.x == 0) {|    if (threadIdx.x == 5) return;\n    __syncthreads();\n    if (threadIdx.x == 0) {|sums|has returned, but thread 0 waits
+divergent-shuffle|rows.cu|  x += me.row * c;\n|  if (!me.exists) return;\n  x += me.row * c;\n|layernorm|waits for lane 16, which has returned
+outside-shared-memory|attention.cu|p = memory + 2 * TILE_FLOATS|p = memory + 3 * TILE_FLOATS|attention|of an array of
+END
+}
+
+try() {
+	local IFS='|' name file text replacement test says
+	read -r name file text replacement test says <<<"$1"
+	local copy=$dir/mutants/$name log=$dir/mutants/$name.log
+	rm -rf "$copy"
+	mkdir -p "$copy/emulator"
+	cp "$here"/../*.cu "$here"/../*.h "$copy"
+	cp "$here"/*.h "$here/kernels.cc" "$copy/emulator"
+	IFS=' '
+	if ! TEXT=$text BY=$replacement perl -0777 -pi -e \
+		'BEGIN { ($t, $b) = map { s/\\n/\n/gr } @ENV{qw(TEXT BY)} } s/\Q$t\E/$b/ or die "the text is not there\n"' "$copy/$file" 2>"$log" ||
+		grep -q 'the text is not there' "$log"; then
+		echo "FAIL $name: $file no longer has the text that the mistake replaces"
+		return 1
+	fi
+	if ! { "${@:2}" -fsanitize=address -c "$copy/emulator/kernels.cc" -o "$copy/kernels.o" &&
+		"${@:2}" -fsanitize=address,undefined -o "$copy/kernels" "$copy/kernels.o" "$dir"/test*.o "$dir"/{emulator,fiber,isa_portable}.o -lpthread; } >"$log" 2>&1; then
+		echo "FAIL $name: does not compile; $log has why"
+		return 1
+	fi
+	if "$copy/kernels" "$test" >"$log" 2>&1 || ! grep -qF "$says" "$log"; then
+		echo "FAIL $name: the tests do not find it by \"$says\"; $log has what they say"
+		return 1
+	fi
+	echo "ok   $name: $(grep -m1 -F "$says" "$log" | cut -c1-150)"
+}
+export -f try
+export here dir
+
+mutants | tr '\n' '\0' | xargs -0 -I{} bash -euo pipefail -c 'try "$@"' try {} "$@"

@@ -1,0 +1,111 @@
+#include "test.h"
+
+using namespace test;
+
+namespace {
+
+struct where {
+  shape grid, block;
+};
+where elements(size_t n) { return {{pieces(static_cast<long>(n), ELEMENT_THREADS * ELEMENTS_EACH)}, {ELEMENT_THREADS}}; }
+
+// Lengths around the borders of groups of four and of blocks, and arrays at multiples of 16 bytes or not.
+template <class F>
+void each_length(dice& r, F f) {
+  for (long n : {1L, 3L, 4L, 5L, 15L, 64L, 1023L, 1024L, 1025L, 4099L, between(r, 5000, 20000)}) {
+    for (bool misplace : {false, true}) f(static_cast<size_t>(n), misplace);
+  }
+}
+
+TEST(add) {
+  each_length(r, [&](size_t n, bool misplace) {
+    const floats a = sprinkle(r, normal(r, n)), b = sprinkle(r, normal(r, n, misplace));
+    const floats want(n), got(n);
+    cpu->add(want.get(), a.get(), b.get(), static_cast<long>(n));
+    launch("add", elements(n).grid, elements(n).block, 0, got.get(), a.get(), b.get(), static_cast<long long>(n));
+    same("add", want, got);
+    launch("add", elements(n).grid, elements(n).block, 0, a.get(), a.get(), b.get(), static_cast<long long>(n));
+    same("add in place", want, a);
+  });
+}
+
+TEST(add_bf16) {
+  each_length(r, [&](size_t n, bool misplace) {
+    const floats a = sprinkle(r, normal(r, n, misplace)), b = sprinkle(r, normal(r, n));
+    const floats want(n), got(n);
+    void* dsts[] = {want.get()};
+    const void* srcs[] = {a.get(), b.get()};
+    const reduce_args sum = {dsts, srcs, nullptr, 1, 2, 0, static_cast<long>(n * sizeof(float)), 0, F32, SUM, 1, 0};
+    cpu->reduce(&sum);
+    launch("add_bf16", elements(n).grid, elements(n).block, 0, got.get(), a.get(), b.get(), static_cast<long long>(n));
+    same("add_bf16", want, got);
+  });
+}
+
+TEST(scale) {
+  each_length(r, [&](size_t n, bool misplace) {
+    const floats want = sprinkle(r, normal(r, n, misplace)), got = want;
+    cpu->scale(want.get(), 0.3f, static_cast<long>(n));
+    launch("scale", elements(n).grid, elements(n).block, 0, got.get(), 0.3f, static_cast<long long>(n));
+    same("scale", want, got);
+  });
+}
+
+TEST(activations) {
+  each_length(r, [&](size_t n, bool misplace) {
+    const floats x = sprinkle(r, normal(r, n, misplace)), dout = sprinkle(r, normal(r, n));
+    const floats want(n), got(n), want_out(n), got_out(n, misplace);
+    const where at = elements(n);
+    const long count = static_cast<long>(n);
+    const long long wide = count;
+    cpu->gelu(want.get(), x.get(), count);
+    launch("gelu", at.grid, at.block, 0, got.get(), x.get(), wide);
+    same("gelu", want, got);
+    cpu->gelu_backward(want.get(), want_out.get(), dout.get(), x.get(), count);
+    launch("gelu_backward", at.grid, at.block, 0, got.get(), got_out.get(), dout.get(), x.get(), wide);
+    same("gelu_backward, dx", want, got);
+    same("gelu_backward, out", want_out, got_out);
+    const floats alone(n);
+    launch("gelu_backward", at.grid, at.block, 0, alone.get(), static_cast<float*>(nullptr), dout.get(), x.get(), wide);
+    same("gelu_backward without out", want, alone);
+    cpu->relu(want.get(), x.get(), count);
+    launch("relu", at.grid, at.block, 0, got.get(), x.get(), wide);
+    same("relu", want, got);
+    cpu->relu_backward(want.get(), dout.get(), x.get(), count);
+    launch("relu_backward", at.grid, at.block, 0, got.get(), dout.get(), x.get(), wide);
+    same("relu_backward", want, got);
+  });
+}
+
+TEST(adamw) {
+  each_length(r, [&](size_t n, bool misplace) {
+    const floats p = sprinkle(r, normal(r, n, misplace)), g = sprinkle(r, normal(r, n)), m = normal(r, n), v = normal(r, n);
+    for (size_t i = 0; i < n; i++) v[i] = v[i] * v[i];
+    const floats p2 = p, m2 = m, v2 = v;
+    const adamw_factors f = {3e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.1f, 0.05f, 1.7f, 3.1f, 0.25f};
+    cpu->adamw(p.get(), g.get(), m.get(), v.get(), static_cast<long>(n), &f);
+    launch("adamw", elements(n).grid, elements(n).block, 0, p2.get(), g.get(), m2.get(), v2.get(), static_cast<long long>(n), f.lr, f.beta1,
+           f.beta2, f.eps, f.decay, f.rest1, f.rest2, f.c1, f.c2, f.gscale);
+    same("adamw, p", p, p2);
+    same("adamw, m", m, m2);
+    same("adamw, v", v, v2);
+  });
+}
+
+TEST(bf16) {
+  each_length(r, [&](size_t n, bool misplace) {
+    const floats x = sprinkle(r, normal(r, n, misplace));
+    const array<uint16_t> want(n), got(n);
+    cpu->encode_bf16(want.get(), x.get(), static_cast<long>(n));
+    launch("encode_bf16", elements(n).grid, elements(n).block, 0, got.get(), x.get(), static_cast<long long>(n));
+    for (size_t i = 0; i < n; i++) {
+      if (want[i] != got[i]) fail("encode_bf16: value " + std::to_string(i) + " differs");
+    }
+    const floats wide(n), back(n, misplace);
+    cpu->decode_bf16(wide.get(), want.get(), static_cast<long>(n));
+    launch("decode_bf16", elements(n).grid, elements(n).block, 0, back.get(), want.get(), static_cast<long long>(n));
+    same("decode_bf16", wide, back);
+  });
+}
+
+}  // namespace

@@ -1,0 +1,67 @@
+# Programs with the tag cuda, and their tests on a driver that runs the kernels on the CPU.
+#
+# They are built with CUDA's headers alone, which come from PyPI. libcuda.so.1 is looked for when a GPU is wanted, so the linker
+# is content with an empty one.
+
+GPU        := $(CACHE)/cuda
+CUDA_12    := nvidia-cuda-runtime-cu12==12.9.79
+SHA256_12  := 25bba2dfb01d48a9b59ca474a1ac43c6ebf7011f1b0b8cc44f54eb6ac48a96c3
+CUDA_13    := nvidia-cuda-runtime==13.0.96
+SHA256_13  := 7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548
+HEADERS_12 := $(GPU)/12/nvidia/cuda_runtime/include
+HEADERS_13 := $(GPU)/13/nvidia/cu13/include
+
+# $(call wheel,NAME==VERSION,SHA256,DIR) unpacks a wheel of PyPI into DIR.
+define wheel
+	@command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || { echo "missing: pip, to fetch $(1); install python3-pip and run again"; exit 1; }
+	@rm -rf $(3) && mkdir -p $(3)/wheel
+	@echo '$(1) --hash=sha256:$(2)' > $(3)/wheel/requirements.txt
+	python3 -m pip download -q --no-deps --only-binary=:all: --platform manylinux2014_x86_64 --require-hashes -d $(3)/wheel -r $(3)/wheel/requirements.txt
+	@python3 -m zipfile -e $(3)/wheel/*.whl $(3) && rm -r $(3)/wheel
+endef
+
+$(HEADERS_12)/cuda.h:
+	$(call wheel,$(CUDA_12),$(SHA256_12),$(GPU)/12)
+
+$(HEADERS_13)/cuda.h:
+	$(call wheel,$(CUDA_13),$(SHA256_13),$(GPU)/13)
+
+$(GPU)/link/libcuda.a:
+	mkdir -p $(@D) && ar rc $@
+
+# gcc reads these; unlike CGO_CFLAGS they leave packages without CUDA in the build cache.
+WITH_CUDA := C_INCLUDE_PATH=$(HEADERS_12) LIBRARY_PATH=$(GPU)/link CGO_ENABLED=1 GOFLAGS="$$(go env GOFLAGS) -tags=cuda"
+
+.PHONY: build-cuda
+build-cuda: $(HEADERS_12)/cuda.h $(GPU)/link/libcuda.a ## build farandole and the examples with GPUs into bin/cuda/
+	mkdir -p bin/cuda
+	$(WITH_CUDA) go build -o bin/cuda/ ./cmd/farandole ./examples/...
+
+# ---- the driver for tests
+
+EMULATOR := kernels/cuda/emulator
+EMULATED := $(patsubst %,$(GPU)/emulator/%.o,driver driver_ptx emulator fiber kernels)
+# The processor's own fused multiply-add is much faster than the library's.
+EMULATOR_FLAGS := -std=c++17 -O2 -march=native -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas
+
+$(GPU)/emulator/%.o: $(EMULATOR)/%.cc $(wildcard $(EMULATOR)/*.h kernels/cuda/*.h kernels/cuda/*.cu) $(HEADERS_12)/cuda.h
+	@mkdir -p $(@D)
+	$(CXX) $(EMULATOR_FLAGS) -isystem $(HEADERS_12) -c $< -o $@
+
+$(GPU)/emulator/libcuda.so.1: $(EMULATED)
+	$(CXX) -shared -o $@ $^ -lpthread
+
+$(GPU)/emulator/libnvidia-ml.so.1: $(EMULATOR)/nvml.cc
+	@mkdir -p $(@D)
+	$(CXX) $(EMULATOR_FLAGS) -shared $< -o $@
+
+WITH_EMULATOR := $(WITH_CUDA) LD_LIBRARY_PATH=$(GPU)/emulator
+
+.PHONY: test-cuda
+test-cuda: $(GPU)/emulator/libcuda.so.1 $(GPU)/emulator/libnvidia-ml.so.1 $(GPU)/link/libcuda.a $(HEADERS_13)/cuda.h ## test programs with GPUs, on a driver that runs the kernels on the CPU
+	$(WITH_CUDA) go vet ./kernels/... ./worker/... ./cmd/... ./examples/...
+	$(WITH_EMULATOR) go test -race -timeout $(TEST_TIMEOUT) ./kernels/cuda/...
+	FARANDOLE_EMULATOR_LAZY=1 $(WITH_EMULATOR) go test -timeout $(TEST_TIMEOUT) ./kernels/cuda/... ./kernels/nn -run 'GPU|Conformance|Bits'
+	$(WITH_EMULATOR) go test -timeout $(TEST_TIMEOUT) ./kernels/nn ./worker/fit
+	$(WITH_EMULATOR) go test -count=1 -timeout $(TEST_TIMEOUT) ./cmd/farandole -run 'GPU'
+	CGO_CFLAGS="-O1 -I$(CURDIR)/kernels/cuda/compat -I$(HEADERS_13)" CGO_ENABLED=1 go build -tags cuda ./kernels/cuda/...

@@ -1,0 +1,65 @@
+//go:build cuda
+
+package cuda
+
+// #include "launch.h"
+import "C"
+
+// kernel is one entry of the PTX.
+type kernel int
+
+const (
+	kAdd kernel = iota
+	kScale
+	kGELU
+	kGELUBackward
+	kReLU
+	kReLUBackward
+	kAdamW
+	kMatmulNT
+	kMatmulNN
+	kMatmulTN
+	kAddPlanes
+	kColumnSums
+	kEmbed
+	kEmbedBackwardTokens
+	kEmbedBackwardPositions
+	kLayerNorm
+	kLayerNormBackwardRows
+	kLayerNormBackwardColumns
+	kCrossEntropy
+	kBlockSums
+	kSumTotal
+	kWindowColumns
+	kWindowImages
+	kMaxPool
+	kMaxPoolBackward
+	kAttention
+	kAttentionBackwardRows
+	kAttentionBackwardColumns
+
+	kernelCount
+)
+
+// names are the kernels' names in the PTX.
+var names = [kernelCount]string{
+	kAdd: "add", kScale: "scale", kGELU: "gelu", kGELUBackward: "gelu_backward", kReLU: "relu", kReLUBackward: "relu_backward",
+	kAdamW:    "adamw",
+	kMatmulNT: "matmul_nt", kMatmulNN: "matmul_nn", kMatmulTN: "matmul_tn", kAddPlanes: "add_planes", kColumnSums: "column_sums",
+	kEmbed: "embed", kEmbedBackwardTokens: "embed_backward_tokens", kEmbedBackwardPositions: "embed_backward_positions",
+	kLayerNorm: "layernorm", kLayerNormBackwardRows: "layernorm_backward_rows", kLayerNormBackwardColumns: "layernorm_backward_columns",
+	kCrossEntropy: "cross_entropy", kBlockSums: "block_sums", kSumTotal: "sum_total",
+	kWindowColumns: "window_columns", kWindowImages: "window_images", kMaxPool: "max_pool", kMaxPoolBackward: "max_pool_backward",
+	kAttention: "attention", kAttentionBackwardRows: "attention_backward_rows", kAttentionBackwardColumns: "attention_backward_columns",
+}
+
+// sharedBytes is the dynamic shared memory of the kernels that have some. More than defaultShared is asked for when a device is opened.
+var sharedBytes = [kernelCount]int{
+	kAttention:                C.ATTENTION_BYTES,
+	kAttentionBackwardRows:    C.ATTENTION_BACKWARD_ROWS_BYTES,
+	kAttentionBackwardColumns: C.ATTENTION_BACKWARD_COLUMNS_BYTES,
+}
+
+const defaultShared = 48 << 10
+
+func (k kernel) String() string { return names[k] }

@@ -1,0 +1,7 @@
+// All kernels, as one module.
+#include "elements.cu"
+#include "matmul.cu"
+#include "rows.cu"
+#include "sums.cu"
+#include "windows.cu"
+#include "attention.cu"

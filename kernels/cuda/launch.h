@@ -1,0 +1,43 @@
+// How the kernels are launched: what the two sides of a launch both need. Plain C: the Go side reads it too.
+// Each kernel's comment says its grid, its block and its dynamic shared memory in these terms.
+#ifndef FARANDOLE_CUDA_LAUNCH_H
+#define FARANDOLE_CUDA_LAUNCH_H
+
+// Elements: a thread treats ELEMENTS_EACH.
+#define ELEMENT_THREADS 256
+#define ELEMENTS_EACH 4
+
+// Matrix products: a block computes a tile of the result, in steps of MATMUL_STEP terms.
+#define MATMUL_THREADS 256
+#define MATMUL_ROWS 128
+#define MATMUL_COLUMNS 128
+#define MATMUL_STEP 16
+
+// Sums down columns: a block sums one canonical block of rows, one column a thread.
+#define COLUMN_THREADS 128
+
+// Operations row by row: a warp has one row, or two where the row's sums have 16 lanes.
+#define ROW_THREADS 256
+#define ROWS_BY_WARP 8
+#define ROWS_BY_HALF_WARP 16
+
+// A row of logits, and a token's rows of gradients, have a block each.
+#define CROSS_ENTROPY_THREADS 512
+#define EMBED_THREADS 256
+
+// Sums: a block of threads has SUM_BLOCKS canonical blocks, and SUM_TOTAL_THREADS add up their values.
+#define SUM_THREADS 256
+#define SUM_BLOCKS 16
+#define SUM_TOTAL_THREADS 256
+
+// Attention: a block has ATTENTION_TILE queries or keys, and up to ATTENTION_TILE values of each. Tiles lie in dynamic shared memory,
+// the forward pass has 3 of them.
+#define ATTENTION_THREADS 256
+#define ATTENTION_TILE 64
+#define ATTENTION_STRIDE 68
+#define ATTENTION_TILE_BYTES (ATTENTION_TILE * ATTENTION_STRIDE * 4)
+#define ATTENTION_BYTES (3 * ATTENTION_TILE_BYTES)
+#define ATTENTION_BACKWARD_ROWS_BYTES (4 * ATTENTION_TILE_BYTES)
+#define ATTENTION_BACKWARD_COLUMNS_BYTES (5 * ATTENTION_TILE_BYTES)
+
+#endif

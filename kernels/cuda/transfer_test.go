@@ -1,0 +1,139 @@
+//go:build cuda
+
+package cuda
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/farandole-ml/farandole/kernels"
+)
+
+func counted(n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(i % 1000003)
+	}
+	return x
+}
+
+// TestTransfers copies lengths around the stage's, from and to memory of either kind, and changes what was uploaded at once.
+func TestTransfers(t *testing.T) {
+	d := newDevice(t)
+	for _, n := range []int{1, 1000, stageLen - 1, stageLen, stageLen + 1, 2*stageLen + 17} {
+		for _, registered := range []bool{false, true} {
+			memory := func() []float32 {
+				if registered {
+					return d.AllocHost(n)
+				}
+				return make([]float32, n)
+			}
+			src, dst, want := memory(), memory(), counted(n)
+			require.Equal(t, registered, d.registered(src))
+			copy(src, want)
+			b, err := d.Alloc(n)
+			require.NoError(t, err)
+			d.Upload(b, src)
+			clear(src)
+			d.Upload(b.Slice(n/2, 1), []float32{-1})
+			want[n/2] = -1
+			require.NoError(t, d.Download(dst, b))
+			require.Equal(t, want, dst, "%d values, registered: %v", n, registered)
+		}
+	}
+}
+
+// TestManySmallUploads: the stage is full several times before anything waits.
+func TestManySmallUploads(t *testing.T) {
+	d := newDevice(t)
+	const n, times = 30001, 100
+	b, err := d.Alloc(n * times)
+	require.NoError(t, err)
+	x, want := make([]float32, n), make([]float32, 0, n*times)
+	for i := range times {
+		for j := range x {
+			x[j] = float32(i*n + j)
+		}
+		d.Upload(b.Slice(i*n, n), x)
+		want = append(want, x...)
+	}
+	got := make([]float32, n*times)
+	require.NoError(t, d.Download(got, b))
+	require.Equal(t, want, got)
+}
+
+// TestMemoryComesBack: a buffer that nobody has any more is another's memory, which begins as zeros.
+func TestMemoryComesBack(t *testing.T) {
+	d := newDevice(t)
+	const n = 1 << 20
+	x := counted(n)
+	for range 300 { // more than the emulator's memory in all
+		b := uploaded(t, d, x...)
+		y, err := d.Alloc(n)
+		require.NoError(t, err)
+		got := make([]float32, 3)
+		require.NoError(t, d.Download(got, y.Slice(n-3, 3)))
+		require.Equal(t, []float32{0, 0, 0}, got)
+		d.Copy(y, b)
+	}
+}
+
+// TestNoAllocation: a training step's calls allocate nothing, but for the Slice.
+func TestNoAllocation(t *testing.T) {
+	d := newDevice(t)
+	zeros := func(n int) kernels.Buffer { return uploaded(t, d, make([]float32, n)...) }
+	const rows, c = 32, 48
+	x, w, bias, y := zeros(rows*c), zeros(c*c), zeros(c), zeros(rows*c)
+	qkv, stats := zeros(3*rows*c), zeros(rows)
+	ids, err := d.AllocInts(rows)
+	require.NoError(t, err)
+	images := kernels.Window{Images: 1, Height: 4, Width: rows / 4, Channels: c, Rows: 3, Columns: 3, Stride: 1, Pad: 1}
+	filters, z := zeros(9*c*c), zeros(rows*c)
+	tokens, loss := make([]int32, rows), make([]float32, rows)
+	step := func() {
+		d.UploadInts(ids, tokens)
+		d.Embed(x, w, nil, ids, 1, rows, c)
+		d.Conv(y, x, filters, bias, c, images)
+		d.ConvBackward(x, filters, bias, y, z, filters, c, images)
+		d.MaxPool(y, x, images)
+		d.MaxPoolBackward(x, y, z, images)
+		d.Linear(y, x, w, bias, rows, c, c)
+		d.LinearBackward(x, w, bias, y, x, w, rows, c, c)
+		d.Attention(y, qkv, 1, rows, 3, c/3)
+		d.AttentionBackward(qkv, y, qkv, 1, rows, 3, c/3)
+		d.LayerNorm(y, stats, stats, x, bias, bias, rows, c)
+		d.LayerNormBackward(y, bias, bias, x, x, bias, stats, stats, rows, c)
+		d.EmbedBackward(w, nil, x, ids, 1, rows, c)
+		d.GELU(y, x)
+		d.GELUBackward(x, y, x, x)
+		d.CrossEntropy(stats, x, ids, rows, c, 1)
+		d.SquareSum(bias.Slice(0, 1), x)
+		d.AdamW(x, y, x, x, 1, kernels.AdamW{Step: 1})
+		require.NoError(t, d.Download(loss, stats))
+	}
+	step()
+	require.LessOrEqual(t, testing.AllocsPerRun(3, step), 1.0)
+}
+
+// TestProductsSideBySide: however many canonical blocks are computed at once, the bits are the same.
+func TestProductsSideBySide(t *testing.T) {
+	const m, n, k = 5, 7, 5*kernels.BlockK + 3
+	var want []float32
+	for _, processors := range []int{1, 2, 3, 5, 100} {
+		d := newDevice(t)
+		d.processors = processors
+		x, w, bias, out := uploaded(t, d, counted(m*k)...), uploaded(t, d, counted(n*k)...), uploaded(t, d, counted(n)...), uploaded(t, d, counted(m*n)...)
+		dw := uploaded(t, d, counted(n*k)...)
+		d.Scale(x, 1e-3)
+		d.Linear(out, x, w, bias, m, n, k)
+		d.LinearBackward(nil, dw, nil, out, x, w, m, n, k)
+		got := make([]float32, m*n+n*k)
+		require.NoError(t, d.Download(got[:m*n], out))
+		require.NoError(t, d.Download(got[m*n:], dw))
+		if want == nil {
+			want = got
+		}
+		require.Equal(t, want, got, "%d processors", processors)
+	}
+}
