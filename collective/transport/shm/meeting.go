@@ -83,7 +83,10 @@ func (t *member) failMeeting(op *collective.Op, err error) error {
 			continue
 		}
 		l := p.seg.line[t.count&1]
-		if got := l.op(); atomic.LoadUint32(&l.count) == t.count && got != *op {
+		if atomic.LoadUint32(&l.count) != t.count {
+			continue // it may be writing the rest
+		}
+		if got := l.op(); got != *op {
 			return t.fail(t.outOfStep(r, got))
 		}
 	}
