@@ -87,9 +87,8 @@ type endpoint struct {
 	members   [][]int        // the ranks of the sub-groups that this rank is in
 	formed    atomic.Int64   // len(members)
 
-	registered sync.Map // *byte: what the allocator gave
-	exhausted  atomic.Bool
-	saidOnce   sync.Once
+	registered sync.Map    // *byte: what the allocator gave
+	exhausted  atomic.Bool // the allocator had no more, once
 }
 
 // New makes a group over tr. The group owns tr. The owner must end it with Close or Abort.

@@ -23,10 +23,9 @@ func (g *Group) Alloc(bytes int) ([]byte, error) {
 		if !errors.Is(err, ErrNoMemory) {
 			return nil, err
 		}
-		g.exhausted.Store(true)
-		g.saidOnce.Do(func() {
+		if g.exhausted.CompareAndSwap(false, true) {
 			g.tuning.Logger.Warn("no registered memory: buffers are copied from now on", "bytes", bytes, "err", err)
-		})
+		}
 	}
 	page := os.Getpagesize()
 	b := make([]byte, bytes+page)

@@ -15,7 +15,7 @@ type buffers struct {
 	full   bool                 // there was no more shared memory
 }
 
-// sharing is whose memory a buffer is. It outlives the group's ranks' agreement: later groups of the process use it as well.
+// sharing is whose memory a buffer is. The memory outlives the group: it is shared in the process's later ones too.
 type sharing struct {
 	group *collective.Group
 	mem   []byte
@@ -24,7 +24,7 @@ type sharing struct {
 // shareLen is the elements from which on memory is shared: smaller vectors go through the group's own memory fast enough.
 const shareLen = 16 << 10
 
-// take gives n elements of anything.
+// take gives n elements of anything. Memory that is not shared goes as soon as there is some to share in its place.
 func (m *buffers) take(n int) []float32 {
 	var b []float32
 	if last := len(m.free) - 1; last >= 0 {

@@ -451,3 +451,18 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 		})
 	}
 }
+
+// TestFirstOperationsAllocateNothing: no operation needs another kind before it to have made its lists.
+func TestFirstOperationsAllocateNothing(t *testing.T) {
+	for _, p := range problems {
+		t.Run(p.call.Kind.String(), func(t *testing.T) {
+			groups := groupsOf(t, connected(t, 2))
+			collectivetest.RequireNoAllocations(t, groups, func(g *collective.Group) func() error {
+				const n = 100_000
+				c := p.call
+				c.In, c.Out = collective.Of(make([]float32, p.in(2, n))), collective.Of(make([]float32, p.out(2, n)))
+				return func() error { return g.Do(context.Background(), &c) }
+			})
+		})
+	}
+}

@@ -80,13 +80,13 @@ func (t *member) reduceStaged() error {
 			a, b := t.part(hi-lo, t.id.Rank)
 			t.staged(q, lo, a, b)
 			if all || k.root == t.id.Rank {
-				sum := k.out[lo+a : lo+b]
-				k.red.Run(append(k.dsts[:0], sum), k.srcs)
-				if all && len(t.peers) > 1 {
-					t.stores.copy(t.own.result[q^1], sum)
-				}
+				k.dsts = append(k.dsts[:0], k.out[lo+a:lo+b])
 			} else {
-				k.red.Run(append(k.dsts[:0], t.own.result[q^1][:b-a]), k.srcs)
+				k.dsts = append(k.dsts[:0], t.own.result[q^1][:b-a])
+			}
+			k.red.Run(k.dsts, k.srcs)
+			if all && len(t.peers) > 1 {
+				t.stores.copy(t.own.result[q^1], k.dsts[0])
 			}
 		}
 		if i > 0 && (all || k.root == t.id.Rank) {
