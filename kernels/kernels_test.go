@@ -162,38 +162,7 @@ func TestNoAllocation(t *testing.T) {
 			continue // CrossEntropy has a temporary row there
 		}
 		d := newCPU(t, isa, 2)
-		buffer := func(n int) kernels.Buffer {
-			b, err := d.Alloc(n)
-			require.NoError(t, err)
-			return b
-		}
-		const rows, c = 32, 48
-		x, w, bias, y := buffer(rows*c), buffer(c*c), buffer(c), buffer(rows*c)
-		qkv, stats := buffer(3*rows*c), buffer(rows)
-		targets, err := d.AllocInts(rows)
-		require.NoError(t, err)
-		// One image of rows pixels: its windows' results are as large.
-		images := kernels.Window{Images: 1, Height: 4, Width: rows / 4, Channels: c, Rows: 3, Columns: 3, Stride: 1, Pad: 1}
-		filters, z := buffer(9*c*c), buffer(rows*c)
-		step := func() {
-			d.Conv(y, x, filters, bias, c, images)
-			d.ConvBackward(x, filters, bias, y, z, filters, c, images)
-			d.MaxPool(y, x, images)
-			d.MaxPoolBackward(x, y, z, images)
-			d.Linear(y, x, w, bias, rows, c, c)
-			d.LinearBackward(x, w, bias, y, x, w, rows, c, c)
-			d.Attention(y, qkv, 1, rows, 3, c/3)
-			d.AttentionBackward(qkv, y, qkv, 1, rows, 3, c/3)
-			d.LayerNorm(y, stats, stats, x, bias, bias, rows, c)
-			d.LayerNormBackward(y, bias, bias, x, x, bias, stats, stats, rows, c)
-			d.Embed(x, w, nil, targets, 1, rows, c)
-			d.EmbedBackward(w, nil, x, targets, 1, rows, c)
-			d.GELU(y, x)
-			d.GELUBackward(x, y, x, x)
-			d.CrossEntropy(stats, x, targets, rows, c, 1)
-			d.SquareSum(bias.Slice(0, 1), x)
-			d.AdamW(x, y, x, x, 1, kernels.AdamW{Step: 1})
-		}
+		step := kernelstest.Step(t, d)
 		step()
 		require.LessOrEqual(t, testing.AllocsPerRun(20, step), 1.0, "%s: the Slice is the only allocation", isa)
 	}

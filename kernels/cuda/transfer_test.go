@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/farandole-ml/farandole/kernels"
+	"github.com/farandole-ml/farandole/kernels/kernelstest"
 )
 
 func counted(n int) []float32 {
@@ -82,35 +83,16 @@ func TestMemoryComesBack(t *testing.T) {
 // TestNoAllocation: a training step's calls allocate nothing, but for the Slice.
 func TestNoAllocation(t *testing.T) {
 	d := newDevice(t)
-	zeros := func(n int) kernels.Buffer { return uploaded(t, d, make([]float32, n)...) }
-	const rows, c = 32, 48
-	x, w, bias, y := zeros(rows*c), zeros(c*c), zeros(c), zeros(rows*c)
-	qkv, stats := zeros(3*rows*c), zeros(rows)
-	ids, err := d.AllocInts(rows)
+	operations := kernelstest.Step(t, d)
+	ids, err := d.AllocInts(8)
 	require.NoError(t, err)
-	images := kernels.Window{Images: 1, Height: 4, Width: rows / 4, Channels: c, Rows: 3, Columns: 3, Stride: 1, Pad: 1}
-	filters, z := zeros(9*c*c), zeros(rows*c)
-	tokens, loss := make([]int32, rows), make([]float32, rows)
+	losses, err := d.Alloc(8)
+	require.NoError(t, err)
+	tokens, loss := make([]int32, 8), make([]float32, 8)
 	step := func() {
 		d.UploadInts(ids, tokens)
-		d.Embed(x, w, nil, ids, 1, rows, c)
-		d.Conv(y, x, filters, bias, c, images)
-		d.ConvBackward(x, filters, bias, y, z, filters, c, images)
-		d.MaxPool(y, x, images)
-		d.MaxPoolBackward(x, y, z, images)
-		d.Linear(y, x, w, bias, rows, c, c)
-		d.LinearBackward(x, w, bias, y, x, w, rows, c, c)
-		d.Attention(y, qkv, 1, rows, 3, c/3)
-		d.AttentionBackward(qkv, y, qkv, 1, rows, 3, c/3)
-		d.LayerNorm(y, stats, stats, x, bias, bias, rows, c)
-		d.LayerNormBackward(y, bias, bias, x, x, bias, stats, stats, rows, c)
-		d.EmbedBackward(w, nil, x, ids, 1, rows, c)
-		d.GELU(y, x)
-		d.GELUBackward(x, y, x, x)
-		d.CrossEntropy(stats, x, ids, rows, c, 1)
-		d.SquareSum(bias.Slice(0, 1), x)
-		d.AdamW(x, y, x, x, 1, kernels.AdamW{Step: 1})
-		require.NoError(t, d.Download(loss, stats))
+		operations()
+		require.NoError(t, d.Download(loss, losses))
 	}
 	step()
 	require.LessOrEqual(t, testing.AllocsPerRun(3, step), 1.0)
