@@ -21,6 +21,7 @@ type runOptions struct {
 	standalone bool
 	tee        string
 	summary    string
+	curves     []string
 	output     string
 	chaos      string
 	timeLimit  time.Duration
@@ -60,6 +61,7 @@ A chaos script injects faults, each once its step is committed:
 	f.BoolVar(&o.standalone, "standalone", false, "run everything on this machine: the default without --coordinator")
 	f.StringVar(&o.tee, "tee", "3", "which of a worker's streams are shown: 0 none, 1 standard output, 2 standard error, 3 both; or per worker, 0:3,1:2")
 	f.StringVar(&o.summary, "summary", "", "`file` to write the result to, as JSON")
+	f.StringArrayVar(&o.curves, "curve", nil, "`file` to write the loss by step to: .png for a picture, .csv for figures; may be repeated")
 	f.StringVarP(&o.output, "output", "o", "text", "what standard output carries: text, or json for the summary alone")
 	f.StringVar(&o.chaos, "chaos", "", "`script` of faults to inject")
 	f.DurationVar(&o.timeLimit, "time-limit", 0, "cancel the job after this long, with exit code 124 (0: never)")
@@ -121,6 +123,9 @@ func (o *runOptions) check(cmd *cobra.Command, args []string) (*runPlan, error) 
 		if err := writableFile("--summary", o.summary); err != nil {
 			return nil, err
 		}
+	}
+	if err := checkCurves(o.curves); err != nil {
+		return nil, err
 	}
 	if p.spec, p.workers, err = o.spec(f, args); err != nil {
 		return nil, err

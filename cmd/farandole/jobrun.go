@@ -25,6 +25,7 @@ type jobRun struct {
 	client *client
 	render *renderer
 	record *recorder
+	curve  curve
 	chaos  *injector
 
 	stopping int       // the exit code that a signal or the time limit asked for; 0 while nothing did
@@ -205,6 +206,7 @@ func (r *jobRun) cancel(ctx context.Context, code int, save bool) {
 
 func (r *jobRun) event(e *pb.JobEvent) {
 	r.record.event(e)
+	r.curve.event(e)
 	r.render.event(e)
 	if p := e.GetProgress(); p != nil {
 		r.chaos.fire(p.Step)
@@ -250,19 +252,27 @@ func (r *jobRun) finish(lost error) error {
 	return r.write(s)
 }
 
-// write puts the summary where it was asked for.
+// write puts the summary and the curves where they were asked for.
 func (r *jobRun) write(s *summary) error {
 	b, err := s.encode()
 	if err != nil {
 		return failf("%v", err)
 	}
-	if r.opts.summary != "" {
-		if err := writeFileAtomic(r.opts.summary, b); err != nil {
-			r.con.warn("the summary could not be written to %s: %v", r.opts.summary, causeOf(err))
-			if s.ExitCode == exitDone {
-				return &exitError{exitFailed, nil}
-			}
+	whole := true
+	written := func(what, path string, err error) {
+		if err != nil {
+			r.con.warn("the %s could not be written to %s: %v", what, path, causeOf(err))
+			whole = false
 		}
+	}
+	if r.opts.summary != "" {
+		written("summary", r.opts.summary, writeFileAtomic(r.opts.summary, b))
+	}
+	for _, path := range r.opts.curves {
+		written("curve", path, r.curve.write(path))
+	}
+	if !whole && s.ExitCode == exitDone {
+		return &exitError{exitFailed, nil}
 	}
 	if r.opts.output == "json" {
 		if _, err := r.stdout.Write(b); err != nil {
