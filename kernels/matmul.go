@@ -220,9 +220,8 @@ func (d *hostDevice) matmul(sums columnSumsTask, products ...matmulTask) {
 			s.products[i].lay(t, e, threads, d.sharedFloats)
 		}
 		if threads == 1 {
-			for i := range s.parts() {
-				s.run(i, 0)
-			}
+			d.tasks.inTurn = inTurn{s, s.parts()}
+			d.pool.run(&d.tasks.inTurn, 1)
 			return
 		}
 		d.pool.run(s, s.parts())

@@ -12,8 +12,11 @@ import (
 //
 // Nobody is given a part: each goroutine claims the next one, so the caller never waits for a goroutine that has
 // not been scheduled yet; on a busy machine it computes all parts itself.
+//
+// A pool with pins has threads goroutines of its own, each bound to a processor. The caller, whose thread is the program's, only waits.
 type pool struct {
 	threads int
+	pins    []int // processors, one for each thread; nil when threads go where the system puts them
 
 	task    part
 	claims  atomic.Uint64 // serial<<32 | parts<<16 | next part: see claim
@@ -36,7 +39,7 @@ const spinFor = 30 * time.Microsecond
 
 // run computes all n parts and returns when they are done.
 func (p *pool) run(t part, n int) {
-	if n <= 1 || p.threads <= 1 {
+	if n < 1 || p.pins == nil && (n == 1 || p.threads == 1) {
 		for i := range n {
 			t.run(i, n)
 		}
@@ -48,14 +51,22 @@ func (p *pool) run(t part, n int) {
 	p.task = t
 	p.pending.Store(int32(n))
 	p.claims.Store((p.claims.Load()>>32+1)<<32 | uint64(n)<<16)
-	for range min(n, p.threads) - 1 {
+	others := min(n, p.threads)
+	if p.pins == nil {
+		others--
+	}
+	for range others {
 		select {
 		case p.wake <- struct{}{}:
 		default: // as many tokens as goroutines are there already
 		}
 	}
+	if p.pins != nil {
+		<-p.done
+		return
+	}
 	if !p.work() {
-		spin(func() bool { return len(p.done) > 0 })
+		spin(func() bool { return len(p.done) > 0 }, runtime.Gosched)
 		<-p.done
 	}
 }
@@ -88,24 +99,33 @@ func (p *pool) claim() (i, n int) {
 }
 
 func (p *pool) start() {
-	p.wake = make(chan struct{}, p.threads-1)
+	others := p.threads - 1
+	if p.pins != nil {
+		others = p.threads
+	}
+	p.wake = make(chan struct{}, others)
 	p.done = make(chan struct{}, 1)
-	for range p.threads - 1 {
+	for i := range others {
 		p.workers.Go(func() {
+			pause := runtime.Gosched
+			if p.pins != nil {
+				defer bind(p.pins[i])()
+				pause = func() {} // a goroutine that is bound to its thread yields by putting the thread to sleep
+			}
 			for range p.wake {
 				if p.work() {
 					p.done <- struct{}{}
 				}
-				spin(func() bool { return len(p.wake) > 0 })
+				spin(func() bool { return len(p.wake) > 0 }, pause)
 			}
 		})
 	}
 }
 
 // spin waits until ready, or spinFor has passed.
-func spin(ready func() bool) {
+func spin(ready func() bool, pause func()) {
 	for start := time.Now(); !ready() && time.Since(start) < spinFor; {
-		runtime.Gosched()
+		pause()
 	}
 }
 

@@ -63,6 +63,7 @@ type Config struct {
 	BucketBytes int
 
 	Threads int    // to compute with; zero means this worker's part of the host's
+	Pin     bool   // bind the computing threads to processors
 	Device  string // for the program: auto, cpu, cuda; empty means auto
 	NaN     string // NaNStop or NaNSkip; empty means stop
 
@@ -91,6 +92,7 @@ func ConfigFromEnv() (Config, error) {
 		Reduce:          os.Getenv("FARANDOLE_REDUCE"),
 		Wire:            os.Getenv("FARANDOLE_WIRE"),
 		Threads:         int(e.integer("FARANDOLE_THREADS")),
+		Pin:             e.truth("FARANDOLE_PIN"),
 		Device:          os.Getenv("FARANDOLE_DEVICE"),
 		NaN:             os.Getenv("FARANDOLE_NAN"),
 	}
@@ -133,6 +135,18 @@ func (e *environment) integer(name string) int64 {
 		e.bad(name, v, "a whole number of zero or more")
 	}
 	return n
+}
+
+func (e *environment) truth(name string) bool {
+	v := os.Getenv(name)
+	if v == "" {
+		return false
+	}
+	b, err := strconv.ParseBool(v)
+	if err != nil {
+		e.bad(name, v, "true or false")
+	}
+	return b
 }
 
 func (e *environment) duration(name string) time.Duration {

@@ -14,7 +14,7 @@ func TestConfigFromEnv(t *testing.T) {
 		"FARANDOLE_COORDINATOR": "127.0.0.1:7", "FARANDOLE_JOB": "j", "FARANDOLE_MEMBER": "m", "FARANDOLE_HOST": "h",
 		"FARANDOLE_LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4", "FARANDOLE_LISTEN": "127.0.0.1:8", "FARANDOLE_LIVENESS": "300ms",
 		"FARANDOLE_CHECKPOINT_DIR": "d", "FARANDOLE_CHECKPOINT_EVERY": "5", "FARANDOLE_REDUCE": "ring", "FARANDOLE_WIRE": "f32",
-		"FARANDOLE_THREADS": "3", "FARANDOLE_DEVICE": "cpu", "FARANDOLE_NAN": "skip", "FARANDOLE_FAULT": "crash:before-reduce@20#1",
+		"FARANDOLE_THREADS": "3", "FARANDOLE_PIN": "true", "FARANDOLE_DEVICE": "cpu", "FARANDOLE_NAN": "skip", "FARANDOLE_FAULT": "crash:before-reduce@20#1",
 	} {
 		t.Setenv(k, v)
 	}
@@ -23,7 +23,7 @@ func TestConfigFromEnv(t *testing.T) {
 	c.Logger = nil
 	require.Equal(t, Config{
 		Coordinator: "127.0.0.1:7", Job: "j", Member: "m", Host: "h", LocalRank: 2, LocalWorld: 4, Listen: "127.0.0.1:8",
-		Liveness: 300 * time.Millisecond, CheckpointDir: "d", CheckpointEvery: 5, Reduce: ReduceRing, Wire: "f32", Threads: 3,
+		Liveness: 300 * time.Millisecond, CheckpointDir: "d", CheckpointEvery: 5, Reduce: ReduceRing, Wire: "f32", Threads: 3, Pin: true,
 		Device: "cpu", NaN: NaNSkip, Fault: &Fault{ActionCrash, PointReduce, 20, 1},
 	}, c)
 }
@@ -36,6 +36,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"FARANDOLE_LIVENESS", "soon", "duration"},
 		{"FARANDOLE_LIVENESS", "-1s", "duration"},
 		{"FARANDOLE_THREADS", "two", "whole number"},
+		{"FARANDOLE_PIN", "hard", "true or false"},
 		{"FARANDOLE_CHECKPOINT_EVERY", "-1", "whole number"},
 		{"FARANDOLE_COORDINATOR", "127.0.0.1:7", "FARANDOLE_JOB"},
 		{"FARANDOLE_FAULT", "crash", "ACTION:POINT@STEP"},

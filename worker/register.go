@@ -62,6 +62,9 @@ func (s *Session) wrong(format string, args ...any) {
 // Threads is how many threads this worker should compute with.
 func (s *Session) Threads() int { return s.cfg.Threads }
 
+// Pin says whether the job wants computing threads bound to processors.
+func (s *Session) Pin() bool { return s.cfg.Pin }
+
 // Device is the device that the job asks for: auto, cpu or cuda.
 func (s *Session) Device() string { return s.cfg.Device }
 

@@ -24,6 +24,7 @@ const triadRounds = 8
 // computeOptions are the flags that `bench step` and `bench gemm` share.
 type computeOptions struct {
 	threads       int
+	pin           bool
 	isa           string
 	precision     string
 	iters, warmup int
@@ -33,6 +34,7 @@ type computeOptions struct {
 func (o *computeOptions) addFlags(cmd *cobra.Command, iters int) {
 	f := cmd.Flags()
 	f.IntVar(&o.threads, "threads", 0, "threads (0: one per core)")
+	f.BoolVar(&o.pin, "pin", false, "bind each thread to a processor")
 	f.StringVar(&o.isa, "isa", "", "instruction set: "+strings.Join(kernels.ISAs(), ", ")+" (default: the best here)")
 	f.StringVar(&o.precision, "precision", kernels.ClassF32, "f32, or bf16 for products of bfloat16")
 	f.IntVar(&o.iters, "iters", iters, "timed iterations")
@@ -59,7 +61,7 @@ func (o *computeOptions) open() (kernels.Device, error) {
 	if o.threads == 0 {
 		o.threads = runtime.GOMAXPROCS(0)
 	}
-	dev, err := kernels.NewCPU(kernels.Config{Threads: o.threads, ISA: o.isa, Precision: o.precision})
+	dev, err := kernels.NewCPU(kernels.Config{Threads: o.threads, ISA: o.isa, Precision: o.precision, Pin: o.pin})
 	if err != nil {
 		return nil, usagef("%w", err)
 	}

@@ -39,6 +39,7 @@ type jobOptions struct {
 	liveness    time.Duration
 	settle      time.Duration
 	threads     int
+	pin         bool
 	nan         string
 	name        string
 	env         []string
@@ -61,6 +62,7 @@ func (o *jobOptions) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.liveness, "liveness", time.Second, "silence after which a worker is lost: shorter notices sooner, longer forgives a busy machine")
 	f.DurationVar(&o.settle, "settle", time.Second, "how long joins are gathered: longer means fewer pauses, shorter means faster growth")
 	f.IntVar(&o.threads, "threads", 0, "threads per worker (0: this machine's cores divided by --workers, at least 1)")
+	f.BoolVar(&o.pin, "pin", false, "bind each computing thread to a processor")
 	f.StringVar(&o.nan, "nan", "stop", "what a NaN or Inf in a gradient does: stop the job, or skip the step")
 	f.StringVar(&o.name, "name", "", "name of the job (default: the program's)")
 	f.StringArrayVar(&o.env, "env", nil, "`KEY=VALUE` to add to the workers' environment; may be repeated")
@@ -112,7 +114,7 @@ func (o *jobOptions) spec(f *pflag.FlagSet, args []string) (*pb.JobSpec, int, er
 		Min: int32(o.min), Max: int32(o.max), Start: int32(start),
 		SettleNanos: int64(o.settle), LivenessNanos: int64(o.liveness), MaxRestarts: int32(o.maxRestarts),
 		CheckpointDir: o.ckptDir, CheckpointEvery: o.ckptEvery, Reduce: o.reduce, Wire: o.wire, Transport: o.transport,
-		Threads: int32(threads), Device: o.device, LogDir: o.logDir, NanPolicy: o.nan,
+		Threads: int32(threads), Pin: o.pin, Device: o.device, LogDir: o.logDir, NanPolicy: o.nan,
 	}, workers, nil
 }
 

@@ -2674,6 +2674,7 @@ type JobSpec struct {
 	Reduce          string                 `protobuf:"bytes,13,opt,name=reduce,proto3" json:"reduce,omitempty"`                                           // tree | ring
 	Wire            string                 `protobuf:"bytes,14,opt,name=wire,proto3" json:"wire,omitempty"`                                               // f32 | bf16
 	Threads         int32                  `protobuf:"varint,15,opt,name=threads,proto3" json:"threads,omitempty"`                                        // per worker; 0: chosen by the worker
+	Pin             bool                   `protobuf:"varint,21,opt,name=pin,proto3" json:"pin,omitempty"`                                                // computing threads are bound to processors
 	Device          string                 `protobuf:"bytes,16,opt,name=device,proto3" json:"device,omitempty"`
 	LogDir          string                 `protobuf:"bytes,17,opt,name=log_dir,json=logDir,proto3" json:"log_dir,omitempty"`
 	NanPolicy       string                 `protobuf:"bytes,18,opt,name=nan_policy,json=nanPolicy,proto3" json:"nan_policy,omitempty"`        // stop | skip
@@ -2816,6 +2817,13 @@ func (x *JobSpec) GetThreads() int32 {
 		return x.Threads
 	}
 	return 0
+}
+
+func (x *JobSpec) GetPin() bool {
+	if x != nil {
+		return x.Pin
+	}
+	return false
 }
 
 func (x *JobSpec) GetDevice() string {
@@ -4347,7 +4355,7 @@ const file_coordinator_proto_rawDesc = "" +
 	"\bAddSlots\x12\x10\n" +
 	"\x03add\x18\x01 \x01(\x05R\x03add\"\x1b\n" +
 	"\aRelease\x12\x10\n" +
-	"\x03job\x18\x01 \x01(\tR\x03job\"\xab\x04\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\"\xbd\x04\n" +
 	"\aJobSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12\x10\n" +
@@ -4364,7 +4372,8 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x10checkpoint_every\x18\f \x01(\x03R\x0fcheckpointEvery\x12\x16\n" +
 	"\x06reduce\x18\r \x01(\tR\x06reduce\x12\x12\n" +
 	"\x04wire\x18\x0e \x01(\tR\x04wire\x12\x18\n" +
-	"\athreads\x18\x0f \x01(\x05R\athreads\x12\x16\n" +
+	"\athreads\x18\x0f \x01(\x05R\athreads\x12\x10\n" +
+	"\x03pin\x18\x15 \x01(\bR\x03pin\x12\x16\n" +
 	"\x06device\x18\x10 \x01(\tR\x06device\x12\x17\n" +
 	"\alog_dir\x18\x11 \x01(\tR\x06logDir\x12\x1d\n" +
 	"\n" +

@@ -126,7 +126,7 @@ func (a *Agent) environment(s *pb.Spawn) []string {
 		"FARANDOLE_COORDINATOR": addr, "FARANDOLE_JOB": s.Job, "FARANDOLE_MEMBER": s.Member,
 		"FARANDOLE_HOST": a.cfg.Host, "FARANDOLE_LOCAL_RANK": strconv.Itoa(int(s.LocalRank)),
 		"FARANDOLE_LISTEN":  net.JoinHostPort(a.cfg.Listen, "0"),
-		"FARANDOLE_THREADS": strconv.Itoa(threads), "FARANDOLE_REDUCE": sp.Reduce, "FARANDOLE_WIRE": sp.Wire,
+		"FARANDOLE_THREADS": strconv.Itoa(threads), "FARANDOLE_PIN": strconv.FormatBool(sp.Pin), "FARANDOLE_REDUCE": sp.Reduce, "FARANDOLE_WIRE": sp.Wire,
 		"FARANDOLE_TRANSPORT": sp.Transport,
 		"FARANDOLE_DEVICE":    sp.Device, "FARANDOLE_NAN": sp.NanPolicy, "FARANDOLE_CHECKPOINT_DIR": sp.CheckpointDir,
 		"FARANDOLE_CHECKPOINT_EVERY": strconv.FormatInt(sp.CheckpointEvery, 10),

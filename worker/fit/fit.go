@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/farandole-ml/farandole/checkpoint"
 	"github.com/farandole-ml/farandole/elastic"
@@ -45,10 +46,10 @@ func (p *Program) Open(s *worker.Session) (err error) {
 		p.Threads = s.Threads()
 	}
 	p.Dev, err = kernels.Open(p.Device, kernels.Config{
-		Threads: p.Threads, Precision: p.Precision, LocalRank: s.LocalRank(), Logger: s.Logger(),
+		Threads: p.Threads, Precision: p.Precision, Pin: p.Pin || s.Pin(), LocalRank: s.LocalRank(), Logger: s.Logger(),
 	})
 	if err != nil {
-		return &worker.UsageError{Reason: "--" + err.Error()}
+		return &worker.UsageError{Reason: "--" + strings.TrimPrefix(err.Error(), "kernels: ")}
 	}
 	return nil
 }

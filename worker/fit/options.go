@@ -19,6 +19,7 @@ type Options struct {
 	Seed    uint64  // of the weights, the order of samples, and whatever else is drawn
 	LR      float64 // the peak
 	Threads int     // 0: what the job says
+	Pin     bool    // threads are bound to processors; the job may ask for it too
 
 	Size      string // the model's name
 	Data      string // a path; empty: the program's own
@@ -43,6 +44,7 @@ func (p *Program) Flags(name string, models []string, samples, data string) *fla
 	f.StringVar(&p.Device, "device", p.Device, "auto, cpu or cuda; default: what the job says")
 	f.StringVar(&p.Precision, "precision", kernels.ClassF32, "f32, or bf16 for products of bfloat16: other bits, and faster where the processor has them")
 	f.IntVar(&p.Threads, "threads", p.Threads, "threads to compute with; default: what the job says")
+	f.BoolVar(&p.Pin, "pin", p.Pin, "bind each thread to a processor; default: what the job says")
 	f.StringVar(&p.Load, "load", p.Load, "begin with the newest checkpoint in this directory instead of the seed's weights")
 	return f
 }
