@@ -1,6 +1,6 @@
 // Sixteen lanes in four NEON registers. See lanes_portable.h for what each operation means.
 #define ISA neon
-#define MR 6  // rows of a matmul tile: 24 of 32 registers are accumulators, 4 a row of B, 1 a broadcast
+#define MR 5  // rows of a matmul tile: 20 accumulators; a row of B, in halves for class bf16, and broadcasts fill the other 12
 #define NV 1  // vectors in a row of a tile
 #define AR 4  // rows of an attention tile, a divisor of BLOCK_K
 #define AV 1  // vectors in a row of an attention tile
