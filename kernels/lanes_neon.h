@@ -18,12 +18,15 @@ typedef struct {
 #define BITS(x) vreinterpretq_u32_f32(x)
 #define FLOATS(x) vreinterpretq_f32_u32(x)
 
-static inline vf vf_load(const float* p) { return (vf){vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }
+// Whole vectors are bytes to memory: arrays of smaller elements need no alignment of floats.
+static inline float32x4_t load4(const float* p) { return vreinterpretq_f32_u8(vld1q_u8((const uint8_t*)p)); }
+static inline void store4(float* p, float32x4_t x) { vst1q_u8((uint8_t*)p, vreinterpretq_u8_f32(x)); }
+static inline vf vf_load(const float* p) { return (vf){load4(p), load4(p + 4), load4(p + 8), load4(p + 12)}; }
 static inline void vf_store(float* p, vf x) {
-  vst1q_f32(p, x.a);
-  vst1q_f32(p + 4, x.b);
-  vst1q_f32(p + 8, x.c);
-  vst1q_f32(p + 12, x.d);
+  store4(p, x.a);
+  store4(p + 4, x.b);
+  store4(p + 8, x.c);
+  store4(p + 12, x.d);
 }
 static inline float32x4_t load_below(const float* p, long n) {
   if (n >= 4) return vld1q_f32(p);
