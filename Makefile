@@ -71,16 +71,21 @@ portable: ## run the kernels' tests without cgo: plain Go must give the same bit
 ARM64_CC   ?= aarch64-linux-gnu-gcc
 ARM64_QEMU ?= qemu-aarch64
 ARM64_LIBS ?= /usr/aarch64-linux-gnu
-ARM64_TEST  = GOARCH=arm64 CC=$(ARM64_CC) go test -short -timeout $(TEST_TIMEOUT) -exec '$(ARM64_QEMU) -L $(ARM64_LIBS)'
+ARM64_RUN   = $(ARM64_QEMU) -L $(ARM64_LIBS)
+ARM64_TEST  = GOARCH=arm64 CC=$(ARM64_CC) go test -short -timeout $(TEST_TIMEOUT) -exec '$(ARM64_RUN)'
 
-# The first run is NEON, portable C and plain Go; the second a build without cgo.
+# The kernels with NEON, portable C and plain Go; then without cgo; then a job whose workers are of two architectures.
 .PHONY: test-arm64
-test-arm64: ## run the kernels' tests as programs for arm64 under QEMU; needs a cross compiler
+test-arm64: ## run the kernels' tests, and workers, as programs for arm64 under QEMU; needs a cross compiler
 	@for tool in $(ARM64_CC) $(ARM64_QEMU); do \
 	  command -v $$tool >/dev/null || { echo "missing: $$tool; install gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user (Debian's names) and run again"; exit 1; }; \
 	done
+	$(call some-test,TestArm64,./cmd/farandole)
 	CGO_ENABLED=1 $(ARM64_TEST) ./kernels/...
 	CGO_ENABLED=0 $(ARM64_TEST) -run 'Pinned|TrainingHasTheSameBits' ./kernels ./kernels/nn
+	mkdir -p $(CACHE)/arm64
+	CGO_ENABLED=1 GOARCH=arm64 CC=$(ARM64_CC) go build -o $(CACHE)/arm64/ ./examples/gpt
+	go test -count=1 -timeout $(TEST_TIMEOUT) -run TestArm64 ./cmd/farandole -e2e.arm64-gpt '$(ARM64_RUN) $(CACHE)/arm64/gpt'
 
 .PHONY: sanitize
 sanitize: ## run the kernels' tests under gcc's sanitizers of addresses and undefined behaviour
