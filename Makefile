@@ -67,6 +67,26 @@ race: ## run the short tests under the race detector
 portable: ## run the kernels' tests without cgo: plain Go must give the same bits
 	CGO_ENABLED=0 go test -short -timeout $(TEST_TIMEOUT) ./kernels/...
 
+# How programs for arm64 are built and run elsewhere. Debian has a C library for them where ARM64_LIBS says.
+ARM64_CC   ?= aarch64-linux-gnu-gcc
+ARM64_QEMU ?= qemu-aarch64
+ARM64_LIBS ?= /usr/aarch64-linux-gnu
+ARM64_RUN   = $(ARM64_QEMU) -L $(ARM64_LIBS)
+ARM64_TEST  = GOARCH=arm64 CC=$(ARM64_CC) go test -short -timeout $(TEST_TIMEOUT) -exec '$(ARM64_RUN)'
+
+# The kernels with NEON, portable C and plain Go; then without cgo; then a job whose workers are of two architectures.
+.PHONY: test-arm64
+test-arm64: ## run the kernels' tests, and workers, as programs for arm64 under QEMU; needs a cross compiler
+	@for tool in $(ARM64_CC) $(ARM64_QEMU); do \
+	  command -v $$tool >/dev/null || { echo "missing: $$tool; install gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user (Debian's names) and run again"; exit 1; }; \
+	done
+	$(call some-test,TestArm64,./cmd/farandole)
+	CGO_ENABLED=1 $(ARM64_TEST) ./kernels/...
+	CGO_ENABLED=0 $(ARM64_TEST) -run 'Pinned|TrainingHasTheSameBits' ./kernels ./kernels/nn
+	mkdir -p $(CACHE)/arm64
+	CGO_ENABLED=1 GOARCH=arm64 CC=$(ARM64_CC) go build -o $(CACHE)/arm64/ ./examples/gpt
+	go test -count=1 -timeout $(TEST_TIMEOUT) -run TestArm64 ./cmd/farandole -e2e.arm64-gpt '$(ARM64_RUN) $(CACHE)/arm64/gpt'
+
 .PHONY: sanitize
 sanitize: ## run the kernels' tests under gcc's sanitizers of addresses and undefined behaviour
 	CGO_ENABLED=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 go test -asan -short -timeout 30m ./kernels/...
@@ -137,7 +157,7 @@ gen: ## regenerate the gRPC code from coordinator.proto, and PTX from the CUDA k
 	$(call generate,$(CURDIR)/$(PB))
 
 .PHONY: check
-check: check-gen check-fmt check-docs check-mod check-build ## check generated code and PTX, format, links, go.mod, vet, and the builds without cgo
+check: check-gen check-fmt check-docs check-mod check-build check-fused ## check generated code and PTX, format, links, go.mod, vet, and the builds without cgo
 
 .PHONY: check-gen
 check-gen:
@@ -176,6 +196,18 @@ check-build:
 	go vet ./...
 	CGO_ENABLED=0 go vet ./...
 	GOOS=linux GOARCH=arm64 CGO_ENABLED=0 go build ./...
+
+# On arm64 Go makes one fused instruction of x*y + z, which rounds once, unless the product is converted. What training computes
+# must not have any, but where the product is exact (fma.go, reference_bf16.go) or nothing depends on the last bit (Flops).
+TRAINING := farandole/(checkpoint|collective|elastic|kernels|worker)
+.PHONY: check-fused
+check-fused:
+	@mkdir -p $(CACHE)
+	@GOOS=linux GOARCH=arm64 CGO_ENABLED=0 go build -o $(CACHE)/ ./examples/gpt ./examples/mnist
+	@bad=$$(for p in gpt mnist; do go tool objdump -s '$(TRAINING)' $(CACHE)/$$p; done | \
+	  awk '/^TEXT/ { in_function = $$2 } /FN?M(ADD|SUB)[SD]/ { print "  " $$1 " in " in_function }' | \
+	  grep -vE ' (fma|reference_bf16)\.go:|\)\.Flops\(' | sort -u || true); \
+	if [ -n "$$bad" ]; then echo "fused on arm64: write float32(x*y) + z, or float64(x*y) + z"; echo "$$bad"; exit 1; fi
 
 .PHONY: clean
 clean: ## remove what the other targets wrote

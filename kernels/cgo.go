@@ -74,7 +74,7 @@ import (
 )
 
 // isas are the instruction sets that C code may have, best first.
-var isas = []string{"avx512", "avx2", "portable"}
+var isas = []string{"avx512", "avx2", "neon", "portable"}
 
 // The kinds of matrix product.
 const (

@@ -14,7 +14,7 @@ type Config struct {
 	// Threads is how many goroutines compute at once, the caller's among them. Zero means GOMAXPROCS.
 	// More than the machine has free processors makes every operation wait for the slowest.
 	Threads int
-	// ISA forces an instruction set: "avx512", "avx2", "portable" (C), or "go". Empty means the best that
+	// ISA forces an instruction set: "avx512", "avx2", "neon", "portable" (C), or "go". Empty means the best that
 	// this machine and build have. All give the same bits.
 	ISA string
 	// Precision is the numerics class, ClassF32 or ClassBF16; empty means ClassF32. ClassBF16 rounds the factors of linear layers

@@ -13,16 +13,7 @@ typedef struct {
 
 #define LANES for (int i = 0; i < 16; i++)
 
-static inline uint32_t bits_of(float x) {
-  uint32_t u;
-  memcpy(&u, &x, sizeof u);
-  return u;
-}
-static inline float float_of(uint32_t u) {
-  float x;
-  memcpy(&x, &u, sizeof x);
-  return x;
-}
+#include "lanes_exact.h"
 
 // The first n lanes are at p, the others are +0.
 static inline vf vf_loadn(const float* p, long n) {
@@ -163,26 +154,10 @@ static inline void vf_store_f16(uint16_t* p, vf a) {
 // vf_stream stores past the caches where the machine can: p is a multiple of 64. stream_end orders such stores before
 // the stores that follow.
 static inline void vf_stream(float* p, vf a) { vf_store(p, a); }
-static inline void stream_end(void) {}
+static inline void stream_end(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
 
-// flushes says whether x·y + s, rounded to 24 bits whatever its exponent, is less than the least normal number, where its value
-// in binary32 is r. x, y and s are zero or normal. Only rounding to a subnormal number's bits could make r normal.
-static inline int flushes(float x, float y, float s, float r) {
-  const double least = 0x1p-126, limit = 0x1p-126 - 0x1p-151;
-  if (fabs((double)r) != least) return fabs((double)r) < least;
-  double p = (double)x * y, c = s, t = p + c, q = t - c, e = (p - q) + (c - (t - q));
-  return fabs(t) < limit || (fabs(t) == limit && e != 0 && (e < 0) == (t > 0));
-}
-static inline float fma_flushed(float x, float y, float s) {
-  float r = fma1(x, y, s);
-  return flushes(x, y, s, r) ? float_of(bits_of(r) & 0x80000000u) : r;
-}
-static inline float dot1(float y, float x, float s) {
-  uint32_t a = bits_of(y), b = bits_of(x);
-  s = fma_flushed(float_of(a & 0xffff0000u), float_of(b & 0xffff0000u), s);
-  return fma_flushed(float_of(a << 16), float_of(b << 16), s);
-}
-// Two factors of a pair are added one after the other, the odd one first, between flush_begin and flush_end.
+// Two factors of a pair are added one after the other, the odd one first, between flush_begin and flush_end. Where flush_end can
+// say that chains may be wrong, LANES_AGAIN is defined and vf_dot_exact computes them.
 static inline vf vf_dot(vf y, vf x, vf acc) { EACH(dot1(y.v[i], x.v[i], acc.v[i])); }
 static inline unsigned flush_begin(void) { return 0; }
 static inline void flush_end(unsigned before) { (void)before; }

@@ -110,7 +110,7 @@ typedef struct {
   long dot_flops;
 } farandole_ops;
 
-// farandole_find gives the operations for "avx512", "avx2" or "portable", or NULL when this machine or build has not got them.
+// farandole_find gives the operations for "avx512", "avx2", "neon" or "portable", or NULL when this machine or build has not got them.
 const farandole_ops* farandole_find(const char* isa);
 
 // farandole_has_dot says whether these operations, on this machine, know PRODUCT_DOT.

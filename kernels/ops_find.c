@@ -8,6 +8,8 @@ extern const farandole_ops farandole_ops_portable;
 
 #if defined(__x86_64__)
 extern const farandole_ops farandole_ops_avx2, farandole_ops_avx512;
+#elif defined(__aarch64__)
+extern const farandole_ops farandole_ops_neon;
 #endif
 
 const farandole_ops* farandole_find(const char* isa) {
@@ -19,6 +21,8 @@ const farandole_ops* farandole_find(const char* isa) {
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
   if (strcmp(isa, "avx512") == 0 && avx512) return &farandole_ops_avx512;
   if (strcmp(isa, "avx2") == 0 && avx2) return &farandole_ops_avx2;
+#elif defined(__aarch64__)
+  if (strcmp(isa, "neon") == 0) return &farandole_ops_neon;
 #endif
   if (strcmp(isa, "portable") == 0) return &farandole_ops_portable;
   return 0;

@@ -36,10 +36,32 @@ static void pack_tile_pairs(float* restrict dst, const float* restrict src, long
   pack_pairs(dst, src, ri, rk, rows, rows, n, next);
 }
 
+#ifdef LANES_AGAIN
+// tile_again computes the chains of a tile of mr rows anew.
+static __attribute__((noinline)) void tile_again(vf (*acc)[NV], long mr, const float* a, const float* b, long depth) {
+  for (long i = 0; i < mr; i++) {
+    for (long v = 0; v < NV; v++) {
+      vf s = vf_set1(0.0f);
+      for (long k = 0; k < depth; k++) s = vf_dot_exact(vf_set1(a[k * mr + i]), vf_load(b + k * PANEL + 16 * v), s);
+      acc[i][v] = s;
+    }
+  }
+}
+// Chains whose addresses were given away would not stay in registers: they get copies.
+#define TILE_END                                                                                       \
+  if (flush_end(mode_before)) {                                                                        \
+    vf again[MR][NV];                                                                                  \
+    tile_again(again, mr, a - depth * mr, b - depth * PANEL, depth);                                   \
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {                                            \
+      _Pragma("GCC unroll 4") for (int v = 0; v < NV; v++) acc[i][v] = again[i][v];                    \
+    }                                                                                                  \
+  }
+#else
+#define TILE_END flush_end(mode_before);
+#endif
 #define TILE_KIND pairs
 #define TILE_CHAIN(y, x, acc) vf_dot(y, x, acc)
 #define TILE_BEGIN const unsigned mode_before = flush_begin();
-#define TILE_END flush_end(mode_before);
 #define TILE_PIN(x) VF_PIN(x)
 #include "ops_matmul_tile.h"
 

@@ -80,7 +80,10 @@ static inline __attribute__((always_inline)) void TILE_OF(tile)(const int mr, co
   }
 TILE(1) TILE(2) TILE(3) TILE(4)
 #if MR > 4
-TILE(5) TILE(6)
+TILE(5)
+#endif
+#if MR > 5
+TILE(6)
 #endif
 #if MR > 6
 TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
@@ -88,7 +91,10 @@ TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
 
 static const tile_fn TILE_OF(tiles)[MR + 1] = {0, TILE_OF(tile_1), TILE_OF(tile_2), TILE_OF(tile_3), TILE_OF(tile_4),
 #if MR > 4
-                                               TILE_OF(tile_5), TILE_OF(tile_6),
+                                               TILE_OF(tile_5),
+#endif
+#if MR > 5
+                                               TILE_OF(tile_6),
 #endif
 #if MR > 6
                                                TILE_OF(tile_7), TILE_OF(tile_8), TILE_OF(tile_9), TILE_OF(tile_10),
