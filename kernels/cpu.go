@@ -17,8 +17,9 @@ type Config struct {
 	// ISA forces an instruction set: "avx512", "avx2", "portable" (C), or "go". Empty means the best that
 	// this machine and build have. All give the same bits.
 	ISA string
-	// Precision is the numerics class, ClassF32 or ClassBF16; empty means ClassF32. ClassBF16 rounds the factors of linear layers
-	// to bfloat16, which processors with avx512_bf16 multiply twice as fast; others emulate it, slower than float32.
+	// Precision is ClassF32 or ClassBF16; empty means ClassF32. ClassBF16 rounds the factors of linear layers
+	// to bfloat16, which processors with avx512_bf16 multiply twice as fast; others emulate it, slower than float32. It is
+	// also the numerics class, but on a GPU, which has one of its own with ClassBF16MMA.
 	Precision string
 
 	// LocalRank is this worker's number among those of its host. Workers share a host's GPUs by it.
