@@ -35,7 +35,6 @@ type device struct {
 	functions  [kernelCount]cu.Function
 
 	queue []call
-	boxes [maxArgs]unsafe.Pointer
 	last  string // the last operation that the driver got since the last wait
 	err   error
 
@@ -125,8 +124,10 @@ func (d *device) prepare() (err error) {
 	return err
 }
 
-// handle is the driver's handle in f, which has nothing else in it.
-func handle(f cu.Function) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&f)) }
+// handle is the driver's handle in x, which has nothing else in it.
+func handle[T cu.Function | cu.Stream](x T) unsafe.Pointer {
+	return *(*unsafe.Pointer)(unsafe.Pointer(&x))
+}
 
 func (d *device) find(name string) (f cu.Function, err error) {
 	for _, m := range d.modules {
