@@ -62,6 +62,11 @@ func along(n, size int) dim  { return dim{blocks(n, size), 1, 1} }
 // line is a block of n threads in a row.
 func line(n int) dim { return dim{n, 1, 1} }
 
+// warps is a block of whole warps for n values, of at most most threads.
+func warps(n, most int) dim { return line(min(blocks(n, warp)*warp, most)) }
+
+const warp = 32 // threads
+
 // number and float box a kernel's parameters.
 func number(n int) uint64 { return uint64(n) }
 func truth(x bool) uint64 {
