@@ -5,7 +5,7 @@
 //	SHARED(type, name, count)            an array in shared memory, with undefined contents
 //	DYNAMIC_SHARED(name)                 the launch's dynamic shared memory, as floats
 //	shared<T>                            a pointer to shared memory
-//	load4, store4, store2                four floats at a multiple of 16 bytes, two at one of 8
+//	load4, store4, load2, store2         four floats at a multiple of 16 bytes, two at one of 8
 //
 // Tiles of bfloat16, two of them in a float's place, pass from memory to the matrix unit like this:
 //
@@ -75,14 +75,11 @@ using shared = T*;
 
 DEVICE float4 load4(const float* p) { return *reinterpret_cast<const float4*>(p); }
 DEVICE void store4(float* p, float4 x) { *reinterpret_cast<float4*>(p) = x; }
+DEVICE float2 load2(const float* p) { return *reinterpret_cast<const float2*>(p); }
 DEVICE void store2(float* p, float2 x) { *reinterpret_cast<float2*>(p) = x; }
 
 DEVICE int fresh(int x) {
   asm volatile("" : "+r"(x));
-  return x;
-}
-DEVICE float* fresh(float* x) {
-  asm volatile("" : "+l"(x));
   return x;
 }
 

@@ -128,31 +128,42 @@ struct mma_chains {
   // c = the chains, or c + them, and then + bias where there is one. row and column are of this lane's first chain.
   __device__ __forceinline__ void flush(float* c, const float* bias, int row, int column, int m, int n, bool accumulate) const {
     const bool pairs = reinterpret_cast<uintptr_t>(c) % sizeof(float2) == 0 && n % 2 == 0;
+    if (pairs && row - row % MMA_WARP + MMA_WARP <= m && column - column % MMA_WARP + MMA_WARP <= n) {
+      flush_whole(c + static_cast<long long>(row) * n + column, bias ? bias + column : nullptr, n, accumulate);
+    } else {
+      flush_edge(c, bias, row, column, m, n, accumulate);
+    }
+  }
+
+  // The same where all of the warp's outputs exist, in pairs: c and bias are those of this lane's first one.
+  __device__ __forceinline__ void flush_whole(float* c, const float* bias, int n, bool accumulate) const {
 #pragma unroll
     for (int i = 0; i < MMA_WARP / 8; i++) {
-      const int r = row + i * 8;
-      if (r >= m) continue;
 #pragma unroll
       for (int j = 0; j < MMA_WARP / 8; j++) {
-        const int col = column + j * 8;
-        if (col >= n) continue;
-        float* to = c + static_cast<long long>(r) * n + col;
         float2 v = {s[i / 2][j][i % 2 * 2], s[i / 2][j][i % 2 * 2 + 1]};
-        const bool both = col + 1 < n;
         if (accumulate) {
-          v.x = to[0] + v.x;
-          if (both) v.y = to[1] + v.y;
+          const float2 old = load2(c + j * 8);
+          v = {old.x + v.x, old.y + v.y};
         }
-        if (bias) {
-          v.x = v.x + bias[col];
-          if (both) v.y = v.y + bias[col + 1];
-        }
-        if (pairs) {
-          store2(to, v);
-        } else {
-          to[0] = v.x;
-          if (both) to[1] = v.y;
-        }
+        if (bias) v = {v.x + bias[j * 8], v.y + bias[j * 8 + 1]};
+        store2(c + j * 8, v);
+      }
+      c += n * 8LL;
+    }
+  }
+
+  __device__ __forceinline__ void flush_edge(float* c, const float* bias, int row, int column, int m, int n, bool accumulate) const {
+#pragma unroll
+    for (int i = 0; i < MMA_WARP / 8; i++) {
+#pragma unroll
+      for (int j = 0; j < MMA_WARP / 4; j++) {
+        const int r = row + i * 8, col = column + j / 2 * 8 + j % 2;
+        if (r >= m || col >= n) continue;
+        float* to = c + static_cast<long long>(r) * n + col;
+        float v = s[i / 2][j / 2][i % 2 * 2 + j % 2];
+        if (accumulate) v = *to + v;
+        *to = bias ? v + bias[col] : v;
       }
     }
   }
@@ -231,7 +242,7 @@ DEVICE void matmul_bf16(float* c, const uint16_t* a, const uint16_t* b, const fl
     s.add(g);
     if (!ends) continue;
     const int l = fresh(static_cast<int>(threadIdx.x)) % WARP;
-    s.flush(fresh(c), at >= end ? bias : nullptr, tile.row + part_a + l / 4, tile.column + part_b + l % 4 * 2, fresh(m), fresh(n), accumulate);
+    s.flush(c, at >= end ? bias : nullptr, tile.row + part_a + l / 4, tile.column + part_b + l % 4 * 2, m, n, accumulate);
     s.clear();
     accumulate = 1;
     if (at < end) load(f, 0);

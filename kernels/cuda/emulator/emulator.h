@@ -179,6 +179,12 @@ DEVICE void store4(float* p, float4 x) {
   emulator::check_aligned(p);
   __builtin_memcpy(p, &x, sizeof x);
 }
+DEVICE float2 load2(const float* p) {
+  float2 x;
+  emulator::check_aligned(p, sizeof x);
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
 DEVICE void store2(float* p, float2 x) {
   emulator::check_aligned(p, sizeof x);
   __builtin_memcpy(p, &x, sizeof x);
@@ -192,10 +198,7 @@ DEVICE void store4(shared<float> p, float4 x) {
   store4(p.check(4), x);
 }
 
-template <class T>
-DEVICE T fresh(T x) {
-  return x;
-}
+DEVICE int fresh(int x) { return x; }
 
 using shared_place = shared<float>;
 DEVICE shared_place place_of(shared<float> p) { return p; }
