@@ -1,6 +1,9 @@
 package kernels
 
-import "math"
+import (
+	"math"
+	"strings"
+)
 
 // The canonical arithmetic of class "f32"
 //
@@ -93,6 +96,14 @@ import "math"
 // and to 24 bits whatever the exponent; if its magnitude is less than 2⁻¹²⁶ then, it becomes a zero of its sign. This is
 // what vdpbf16ps does. Blocks, what is accumulated to and a bias are added as above, without flushing; dbias adds values
 // that were not rounded. All other operations, attention too, are those of class f32.
+//
+// # Classes "bf16-mma-sm_80", "bf16-mma-sm_90" …
+//
+// These are of GPUs, one for each compute capability. The factors of the same operations are rounded to bfloat16, subnormal numbers
+// too, to nearest even. The value of a block, which has BlockMMA terms instead of BlockK, is a chain of the instruction
+// mma.sync m16n8k16 that begins with +0, takes 16 terms at a time in increasing order, and ends with +0 in place of terms up to a
+// multiple of 32. What the instruction does with 16 terms and a sum, the PTX manual leaves to the GPU: GPUs of one compute capability are
+// taken to do the same. Blocks, what is accumulated to and a bias are added as in class f32, and all else is that class.
 const (
 	// Lanes is the number of accumulators in a lane sum.
 	Lanes = 16
@@ -104,7 +115,16 @@ const (
 	ClassF32 = "f32"
 	// ClassBF16 is the class of products of bfloat16; parameters, gradients and sums stay float32.
 	ClassBF16 = "bf16"
+	// BlockMMA is the number of terms in one chain of a product of bfloat16 on a GPU.
+	BlockMMA = 4096
+	// ClassBF16MMA begins the names of the classes of products of bfloat16 on GPUs; the compute capability follows, as "sm_90".
+	ClassBF16MMA = "bf16-mma-"
 )
+
+// RoundsFactors says whether devices of a class round the factors of linear layers to bfloat16.
+func RoundsFactors(class string) bool {
+	return class == ClassBF16 || strings.HasPrefix(class, ClassBF16MMA)
+}
 
 const (
 	layerNormEps = float32(1e-5)

@@ -42,9 +42,9 @@ func newWindow(g Window) window {
 const columnFloats = 1 << 20
 
 // Stretch is how many positions are treated at once where the columns of all would be more than limit values: whole canonical
-// blocks, so that sums over positions have the same bits whatever it is.
-func (g Window) Stretch(limit int) int {
-	return max(1, limit/g.Under()/BlockK) * BlockK
+// blocks of so many terms, so that sums over positions have the same bits whatever it is.
+func (g Window) Stretch(limit, terms int) int {
+	return max(1, limit/g.Under()/terms) * terms
 }
 
 // convScratch is the columns of one stretch and their gradient.
@@ -64,7 +64,7 @@ func (d *hostDevice) Conv(out, x, w, bias Buffer, filters int, g Window) {
 	s := newWindow(g)
 	k := s.under
 	o, xs, ws, b := floats(out), floats(x), floats(w), floats(bias)
-	step := min(s.Stretch(d.columnFloats), s.positions)
+	step := min(s.Stretch(d.columnFloats, BlockK), s.positions)
 	d.conv.columns = room(d.conv.columns, step*k)
 	for p0 := 0; p0 < s.positions; p0 += step {
 		p1 := min(p0+step, s.positions)
@@ -81,7 +81,7 @@ func (d *hostDevice) ConvBackward(dx, dw, dbias, dout, x, w Buffer, filters int,
 	k := s.under
 	do, xs, ws, dws := floats(dout), floats(x), floats(w), floats(dw)
 	db, dxs := floats(dbias), floats(dx)
-	step := min(s.Stretch(d.columnFloats), s.positions)
+	step := min(s.Stretch(d.columnFloats, BlockK), s.positions)
 	d.conv.columns = room(d.conv.columns, step*k)
 	if dxs != nil {
 		d.conv.gradient = room(d.conv.gradient, step*k)

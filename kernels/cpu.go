@@ -17,8 +17,9 @@ type Config struct {
 	// ISA forces an instruction set: "avx512", "avx2", "neon", "portable" (C), or "go". Empty means the best that
 	// this machine and build have. All give the same bits.
 	ISA string
-	// Precision is the numerics class, ClassF32 or ClassBF16; empty means ClassF32. ClassBF16 rounds the factors of linear layers
-	// to bfloat16, which processors with avx512_bf16 multiply twice as fast; others emulate it, slower than float32.
+	// Precision is ClassF32 or ClassBF16; empty means ClassF32. ClassBF16 rounds the factors of linear layers
+	// to bfloat16, which processors with avx512_bf16 multiply twice as fast; others emulate it, slower than float32. It is
+	// also the numerics class, but on a GPU, which has one of its own with ClassBF16MMA.
 	Precision string
 	// Pin binds each thread of a CPU to a processor of its own, on Linux: the workers of a host take those that the process may use in
 	// turn, by LocalRank, and share them when there are more threads than processors. Calls wait for those threads, which

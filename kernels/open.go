@@ -68,8 +68,6 @@ func openBest(opener GPUs, cfg Config) (Device, error) {
 	switch {
 	case opener == nil:
 		err = errors.New("this program was built without GPUs")
-	case cfg.Precision != "" && cfg.Precision != ClassF32:
-		err = fmt.Errorf("precision %s is for the CPU", cfg.Precision)
 	default:
 		what, err = opener.Find(cfg)
 	}

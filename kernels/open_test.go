@@ -28,12 +28,13 @@ type pretended struct {
 	found, opens error
 	gpu          Device
 	rank         int
+	precision    string
 }
 
 func (p *pretended) Find(Config) (string, error) { return "NVML finds 2 GPUs", p.found }
 
 func (p *pretended) Open(cfg Config) (Device, error) {
-	p.rank = cfg.LocalRank
+	p.rank, p.precision = cfg.LocalRank, cfg.Precision
 	return p.gpu, p.opens
 }
 
@@ -58,7 +59,8 @@ func TestOpenGPUs(t *testing.T) {
 	cfg.Precision = ClassBF16
 	d, err = Open("auto", cfg)
 	require.NoError(t, err)
-	require.Equal(t, ClassBF16, d.Class(), "GPUs have no such class")
+	require.Same(t, p.gpu, d, "a GPU has that too")
+	require.Equal(t, ClassBF16, p.precision)
 	cfg.Precision = ""
 
 	log.Reset()

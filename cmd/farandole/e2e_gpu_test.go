@@ -44,6 +44,37 @@ func TestE2EGPUsGiveTheCPUsWeights(t *testing.T) {
 	requireLedger(t, r.summary, 30)
 }
 
+// Products of bfloat16 have the bits of the GPU's kind: the same for any number of workers, with one killed and others joining.
+func TestE2EGPUsInBF16GiveTheSameWeights(t *testing.T) {
+	e := onGPUs(t, "GPUS=4", "LAZY=1")
+	args := append(gpuArgs, "--precision", "bf16")
+	want := e.alone(append(args, "--device", "cuda")...)
+	require.NotEqual(t, e.alone(append(gpuArgs, "--device", "cuda")...), want, "that is another class")
+	require.NotEqual(t, e.alone(append(args, "--device", "cpu")...), want, "and so is that")
+	r := e.run([]string{"--workers", "3", "--max", "5", "--device", "cuda", "--chaos", "kill rank=1 step=8; join step=15 count=2"}, args...)
+	require.Zero(t, r.code, "%s", r.out)
+	require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
+	requireLedger(t, r.summary, 30)
+}
+
+// GPUs of two kinds cannot train together in bfloat16: a worker on one is refused, and the job goes on with the other alone. In
+// float32 they can.
+func TestE2EGPUsOfTwoKinds(t *testing.T) {
+	e := onGPUs(t, "GPUS=2", "CAPABILITY=1:90")
+	args := append(gpuArgs, "--steps", "5")
+	flags := []string{"--workers", "2", "--device", "cuda"}
+	const refused = `this worker was refused: its arithmetic is of class "bf16-mma-sm_\d0", this job's of class "bf16-mma-sm_\d0": ` +
+		`their results differ in the last bits, so they cannot train together`
+	r := e.run(flags, append(args, "--precision", "bf16")...)
+	require.Zero(t, r.code, "%s", r.out)
+	require.Regexp(t, refused, r.out)
+	require.Equal(t, []int{1}, r.WorldSizes)
+	r = e.run(flags, args...)
+	require.Zero(t, r.code, "%s", r.out)
+	require.NotContains(t, r.out, "refused")
+	require.Contains(t, r.WorldSizes, 2)
+}
+
 // A GPU that is lost takes its worker with it, and no other: four workers on four GPUs become three.
 func TestE2ELostGPUGivesTheSameWeights(t *testing.T) {
 	e := onGPUs(t, "GPUS=4", "LOSE=2:900")

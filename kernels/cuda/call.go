@@ -2,6 +2,9 @@
 
 package cuda
 
+// #include "driver.h"
+import "C"
+
 import (
 	"fmt"
 	"math"
@@ -17,7 +20,7 @@ const (
 	// GPU from waiting for its first.
 	queueLen = 64
 	// maxArgs is the most parameters that a kernel has.
-	maxArgs = 32
+	maxArgs = C.FARANDOLE_MAX_ARGS
 )
 
 // action is what a call has the driver do.
@@ -32,7 +35,7 @@ const (
 )
 
 // call is one call of the driver that waits in the queue. A kernel's parameters, and what else there is, are boxed in eight
-// bytes each: that many cu.Function.Launch reads.
+// bytes each.
 type call struct {
 	op     string // the Device's operation, for errors
 	action action
@@ -48,12 +51,21 @@ type call struct {
 // dim is the extent of a grid or of a block.
 type dim struct{ x, y, z int }
 
+func (d dim) c() C.struct_farandole_dim {
+	return C.struct_farandole_dim{x: C.uint(d.x), y: C.uint(d.y), z: C.uint(d.z)}
+}
+
 // blocks is how many blocks of the given size n takes, along a grid of that many in one dimension.
 func blocks(n, size int) int { return (n + size - 1) / size }
 func along(n, size int) dim  { return dim{blocks(n, size), 1, 1} }
 
 // line is a block of n threads in a row.
 func line(n int) dim { return dim{n, 1, 1} }
+
+// warps is a block of whole warps for n values, of at most most threads.
+func warps(n, most int) dim { return line(min(blocks(n, warp)*warp, most)) }
+
+const warp = 32 // threads
 
 // number and float box a kernel's parameters.
 func number(n int) uint64 { return uint64(n) }
@@ -117,11 +129,8 @@ func (d *device) submit(c *call) error {
 	a := &c.args
 	switch c.action {
 	case launchKernel:
-		for i := range c.n {
-			d.boxes[i] = unsafe.Pointer(&a[i])
-		}
-		g, b := c.grid, c.block
-		return d.functions[c.kernel].Launch(g.x, g.y, g.z, b.x, b.y, b.z, c.shared, d.stream, d.boxes[:c.n])
+		return driverError(C.farandole_launch(handle(d.functions[c.kernel]), c.grid.c(), c.block.c(), C.uint(c.shared), handle(d.stream),
+			(*C.uint64_t)(&a[0]), C.int(c.n)))
 	case fillZeros:
 		return cu.MemsetD32Async(cu.DevicePtr(a[0]), 0, int64(a[1]), d.stream)
 	case copyOn:

@@ -25,6 +25,8 @@ var ptx embed.FS
 type device struct {
 	shapes     kernels.Shapes
 	name       string
+	class      string
+	tiling     *tiling // of products
 	ordinal    cu.Device
 	processors int // multiprocessors
 	ctx        cu.CUContext
@@ -33,7 +35,6 @@ type device struct {
 	functions  [kernelCount]cu.Function
 
 	queue []call
-	boxes [maxArgs]unsafe.Pointer
 	last  string // the last operation that the driver got since the last wait
 	err   error
 
@@ -46,7 +47,7 @@ type device struct {
 }
 
 // open makes a device of the GPU that the driver gives this number.
-func open(i int) (_ *device, err error) {
+func open(i int, precision string) (_ *device, err error) {
 	d := &device{queue: make([]call, 0, queueLen), pool: newPool()}
 	d.shapes = kernels.Shapes{Owner: d}
 	if d.ordinal, err = cu.GetDevice(i); err != nil {
@@ -60,6 +61,9 @@ func open(i int) (_ *device, err error) {
 		return nil, fmt.Errorf("GPU %d: %w", i, described(err))
 	}
 	d.name = fmt.Sprintf("cuda %s, GPU %d", model, i)
+	if err = d.classify(precision); err != nil {
+		return nil, fmt.Errorf("%s: %w", d.name, described(err))
+	}
 	if d.ctx, err = d.ordinal.RetainPrimaryCtx(); err != nil {
 		return nil, fmt.Errorf("%s: %w", d.name, described(err))
 	}
@@ -68,6 +72,22 @@ func open(i int) (_ *device, err error) {
 		return nil, fmt.Errorf("%s: %w", d.name, err)
 	}
 	return d, nil
+}
+
+// classify sets the numerics class. The bits of products of bfloat16 are those of the GPU's matrix unit, so their class names its
+// compute capability.
+func (d *device) classify(precision string) error {
+	if precision != kernels.ClassBF16 {
+		d.class, d.tiling = kernels.ClassF32, &tilingF32
+		return nil
+	}
+	major, err := d.ordinal.Attribute(cu.ComputeCapabilityMajor)
+	if err != nil {
+		return err
+	}
+	minor, err := d.ordinal.Attribute(cu.ComputeCapabilityMinor)
+	d.class, d.tiling = fmt.Sprintf("%ssm_%d%d", kernels.ClassBF16MMA, major, minor), &tilingBF16
+	return err
 }
 
 // prepare makes the stream, has the driver compile the kernels for this GPU, and registers the memory that copies pass through.
@@ -104,8 +124,10 @@ func (d *device) prepare() (err error) {
 	return err
 }
 
-// handle is the driver's handle in f, which has nothing else in it.
-func handle(f cu.Function) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&f)) }
+// handle is the driver's handle in x, which has nothing else in it.
+func handle[T cu.Function | cu.Stream](x T) unsafe.Pointer {
+	return *(*unsafe.Pointer)(unsafe.Pointer(&x))
+}
 
 func (d *device) find(name string) (f cu.Function, err error) {
 	for _, m := range d.modules {
@@ -117,7 +139,7 @@ func (d *device) find(name string) (f cu.Function, err error) {
 }
 
 func (d *device) Name() string  { return d.name }
-func (d *device) Class() string { return kernels.ClassF32 }
+func (d *device) Class() string { return d.class }
 
 // Owns and IDs are what kernels.Shapes asks.
 func (d *device) Owns(b kernels.Buffer) bool {

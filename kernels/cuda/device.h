@@ -5,7 +5,18 @@
 //	SHARED(type, name, count)            an array in shared memory, with undefined contents
 //	DYNAMIC_SHARED(name)                 the launch's dynamic shared memory, as floats
 //	shared<T>                            a pointer to shared memory
-//	load4, store4                        four floats at a multiple of 16 bytes
+//	load4, store4, load2, store2         four floats at a multiple of 16 bytes, two at one of 8
+//
+// Tiles of bfloat16, two of them in a float's place, pass from memory to the matrix unit like this:
+//
+//	place_of(p)                          p, which is shared, as a shared_place: + counts floats
+//	copy_async(to, from, exists)         begins to copy 16 bytes to shared memory, or zeros if they do not exist
+//	commit_copies()                      makes a group of this thread's copies since the last one
+//	wait_copies(n)                       until this thread's groups have arrived, but for the newest n, a constant
+//	load_matrices(r, row)                four 8×8 matrices to a warp: lane l has row l%8 of matrix l/8 at row, and gets two neighbours
+//	                                     of row l/4 of each matrix; load_transposed gives the transposed matrices
+//	multiply_add(c, a, b0, b1)           c[16,8] += a[16,16]·b[16,8] by a warp, whose lanes hold the matrices as mma.m16n8k16 says//
+//	fresh(x)                             x; what follows from it is computed where it is used, and not kept in registers before
 #ifndef FARANDOLE_CUDA_DEVICE_H
 #define FARANDOLE_CUDA_DEVICE_H
 
@@ -30,6 +41,9 @@
 
 struct uint3 {
   unsigned x, y, z;
+};
+struct __align__(8) float2 {
+  float x, y;
 };
 struct __align__(16) float4 {
   float x, y, z, w;
@@ -61,6 +75,45 @@ using shared = T*;
 
 DEVICE float4 load4(const float* p) { return *reinterpret_cast<const float4*>(p); }
 DEVICE void store4(float* p, float4 x) { *reinterpret_cast<float4*>(p) = x; }
+DEVICE float2 load2(const float* p) { return *reinterpret_cast<const float2*>(p); }
+DEVICE void store2(float* p, float2 x) { *reinterpret_cast<float2*>(p) = x; }
+
+DEVICE int fresh(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+struct shared_place {
+  uint32_t at;  // in the space of shared memory
+  __device__ __forceinline__ shared_place operator+(int floats) const { return {at + static_cast<uint32_t>(floats) * 4}; }
+};
+DEVICE shared_place place_of(shared<float> p) {
+  shared_place s;
+  asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(s.at) : "l"(p));
+  return s;
+}
+DEVICE void copy_async(shared_place to, const void* from, bool exists) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to.at), "l"(from), "r"(exists ? 16 : 0) : "memory");
+}
+DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+#define wait_copies(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")
+DEVICE void load_matrices(uint32_t (&r)[4], shared_place row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(row.at)
+               : "memory");
+}
+DEVICE void load_transposed(uint32_t (&r)[4], shared_place row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(row.at)
+               : "memory");
+}
+DEVICE void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
 
 #endif
 

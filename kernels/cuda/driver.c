@@ -77,3 +77,9 @@ int farandole_unregister(void *host) { return cuMemHostUnregister(host); }
 int farandole_share(void *function, int bytes) {
 	return cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes);
 }
+
+int farandole_launch(void *function, struct farandole_dim grid, struct farandole_dim block, unsigned shared, void *stream, uint64_t *args, int n) {
+	void *params[FARANDOLE_MAX_ARGS];
+	for (int i = 0; i < n; i++) params[i] = &args[i];
+	return cuLaunchKernel(function, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared, stream, params, NULL);
+}

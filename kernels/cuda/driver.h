@@ -17,4 +17,13 @@ int farandole_register(void *host, size_t bytes);
 int farandole_unregister(void *host);
 int farandole_share(void *function, int bytes);
 
+// farandole_launch launches a kernel with n parameters, at most FARANDOLE_MAX_ARGS, boxed in eight bytes each. gorgonia.org/cu lays out
+// their addresses in memory of C's by Go's assignments: when the garbage collector is at work these hand it what malloc left there,
+// and the program ends when that looks like a pointer.
+#define FARANDOLE_MAX_ARGS 32
+struct farandole_dim {
+	unsigned x, y, z;
+};
+int farandole_launch(void *function, struct farandole_dim grid, struct farandole_dim block, unsigned shared, void *stream, uint64_t *args, int n);
+
 #endif

@@ -129,15 +129,6 @@ KERNEL(adamw, ELEMENT_THREADS, float* p, const float* g, float* m, float* v, lon
   store(at, p, x);
 }
 
-// dst = src rounded to bfloat16, nearest even, NaN canonical.
-KERNEL(encode_bf16, ELEMENT_THREADS, uint16_t* dst, const float* src, long long n) {
-  const part at = my_part(n, src);
-  const four x = load(at, src);
-  EACH {
-    if (e < at.count) dst[at.i + e] = static_cast<uint16_t>(round_bf16(x.v[e]) >> 16);
-  }
-}
-
 // dst = src, which are bfloat16.
 KERNEL(decode_bf16, ELEMENT_THREADS, float* dst, const uint16_t* src, long long n) {
   const part at = my_part(n, dst);

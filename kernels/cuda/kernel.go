@@ -19,6 +19,10 @@ const (
 	kMatmulNT
 	kMatmulNN
 	kMatmulTN
+	kEncodeBF16
+	kMatmulBF16NT
+	kMatmulBF16NN
+	kMatmulBF16TN
 	kAddPlanes
 	kColumnSums
 	kEmbed
@@ -45,7 +49,9 @@ const (
 var names = [kernelCount]string{
 	kAdd: "add", kScale: "scale", kGELU: "gelu", kGELUBackward: "gelu_backward", kReLU: "relu", kReLUBackward: "relu_backward",
 	kAdamW:    "adamw",
-	kMatmulNT: "matmul_nt", kMatmulNN: "matmul_nn", kMatmulTN: "matmul_tn", kAddPlanes: "add_planes", kColumnSums: "column_sums",
+	kMatmulNT: "matmul_nt", kMatmulNN: "matmul_nn", kMatmulTN: "matmul_tn",
+	kEncodeBF16: "encode_bf16", kMatmulBF16NT: "matmul_bf16_nt", kMatmulBF16NN: "matmul_bf16_nn", kMatmulBF16TN: "matmul_bf16_tn",
+	kAddPlanes: "add_planes", kColumnSums: "column_sums",
 	kEmbed: "embed", kEmbedBackwardTokens: "embed_backward_tokens", kEmbedBackwardPositions: "embed_backward_positions",
 	kLayerNorm: "layernorm", kLayerNormBackwardRows: "layernorm_backward_rows", kLayerNormBackwardColumns: "layernorm_backward_columns",
 	kCrossEntropy: "cross_entropy", kBlockSums: "block_sums", kSumTotal: "sum_total",
@@ -55,6 +61,9 @@ var names = [kernelCount]string{
 
 // sharedBytes is the dynamic shared memory of the kernels that have some. More than defaultShared is asked for when a device is opened.
 var sharedBytes = [kernelCount]int{
+	kMatmulBF16NT:             C.MMA_BYTES,
+	kMatmulBF16NN:             C.MMA_BYTES,
+	kMatmulBF16TN:             C.MMA_BYTES,
 	kAttention:                C.ATTENTION_BYTES,
 	kAttentionBackwardRows:    C.ATTENTION_BACKWARD_ROWS_BYTES,
 	kAttentionBackwardColumns: C.ATTENTION_BACKWARD_COLUMNS_BYTES,

@@ -1,6 +1,7 @@
 // All kernels, as one module.
 #include "elements.cu"
 #include "matmul.cu"
+#include "matmul_bf16.cu"
 #include "rows.cu"
 #include "sums.cu"
 #include "windows.cu"

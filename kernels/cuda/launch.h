@@ -13,6 +13,17 @@
 #define MATMUL_COLUMNS 128
 #define MATMUL_STEP 16
 
+// Products of bfloat16: the same, by the matrix unit. A chain has MMA_BLOCK terms, kernels.BlockMMA. ENCODE_EACH factors are rounded at
+// a time by a thread, and begin at a multiple of that many in a line.
+#define MMA_THREADS 256
+#define MMA_ROWS 128
+#define MMA_COLUMNS 256
+#define MMA_STEP 32
+#define MMA_STAGES 4
+#define MMA_BLOCK 4096
+#define MMA_BYTES (MMA_STAGES * (MMA_ROWS + MMA_COLUMNS) * MMA_STEP * 2)
+#define ENCODE_EACH 8
+
 // Sums down columns: a block sums one canonical block of rows, one column a thread.
 #define COLUMN_THREADS 128
 

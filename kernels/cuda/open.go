@@ -35,14 +35,16 @@ func (driverGPUs) Find(cfg kernels.Config) (what string, err error) {
 // Open gives the worker of each local rank the next GPU, and begins again when there are more workers than GPUs. Where that
 // GPU does not work it takes the next that does.
 func (driverGPUs) Open(cfg kernels.Config) (kernels.Device, error) {
-	if cfg.Precision != "" && cfg.Precision != kernels.ClassF32 {
-		return nil, fmt.Errorf("precision %s is for the CPU: use --precision f32, or --device cpu", cfg.Precision)
+	switch cfg.Precision {
+	case "", kernels.ClassF32, kernels.ClassBF16:
+	default:
+		return nil, fmt.Errorf("precision %q: use %s or %s", cfg.Precision, kernels.ClassF32, kernels.ClassBF16)
 	}
 	n, err := count()
 	if err != nil {
 		return nil, err
 	}
-	return firstOf(cfg.LocalRank, n, open, cfg.Logger)
+	return firstOf(cfg.LocalRank, n, func(i int) (*device, error) { return open(i, cfg.Precision) }, cfg.Logger)
 }
 
 // firstOf opens GPU rank, or the first after it that opens.

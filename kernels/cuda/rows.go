@@ -62,7 +62,7 @@ func (d *device) columnSums(op string, dst, x uint64, rows, n int) {
 
 func (d *device) CrossEntropy(losses, logits kernels.Buffer, targets kernels.Ints, rows, v int, scale float32) {
 	d.shapes.CheckCrossEntropy(losses, logits, targets, rows, v)
-	d.launch("CrossEntropy", kCrossEntropy, dim{rows, 1, 1}, line(C.CROSS_ENTROPY_THREADS), 0, address(losses), address(logits),
+	d.launch("CrossEntropy", kCrossEntropy, dim{rows, 1, 1}, warps(v, C.CROSS_ENTROPY_THREADS), 0, address(losses), address(logits),
 		addressOfInts(targets), number(v), float(scale))
 }
 

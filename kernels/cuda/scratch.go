@@ -12,6 +12,8 @@ const (
 	scratchColumns                   // what is under a convolution's window
 	scratchGradient                  // the gradient of that
 	scratchStatistics                // of the rows of attention
+	scratchA                         // factors that are rounded to bfloat16
+	scratchB
 	scratchCount
 )
 

@@ -100,10 +100,14 @@ func TestNoAllocation(t *testing.T) {
 
 // TestProductsSideBySide: however many canonical blocks are computed at once, the bits are the same.
 func TestProductsSideBySide(t *testing.T) {
-	const m, n, k = 5, 7, 5*kernels.BlockK + 3
+	t.Run("f32", func(t *testing.T) { productsSideBySide(t, newDevice(t), 5*kernels.BlockK+3) })
+	t.Run("bf16", func(t *testing.T) { productsSideBySide(t, newBF16(t), 2*kernels.BlockMMA+3) })
+}
+
+func productsSideBySide(t *testing.T, d *device, k int) {
+	const m, n = 5, 7
 	var want []float32
 	for _, processors := range []int{1, 2, 3, 5, 100} {
-		d := newDevice(t)
 		d.processors = processors
 		x, w, bias, out := uploaded(t, d, counted(m*k)...), uploaded(t, d, counted(n*k)...), uploaded(t, d, counted(n)...), uploaded(t, d, counted(m*n)...)
 		dw := uploaded(t, d, counted(n*k)...)

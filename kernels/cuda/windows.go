@@ -23,30 +23,36 @@ func (d *device) window(op string, k kernel, n int, before []uint64, g kernels.W
 }
 
 // stretches calls f for the positions of g, as many at a time as columns fit: whole canonical blocks.
-func stretches(g kernels.Window, f func(p0, p1 int)) {
+func (d *device) stretches(g kernels.Window, f func(p0, p1 int)) {
 	all := g.Positions()
-	step := g.Stretch(maxColumns)
+	step := g.Stretch(maxColumns, d.tiling.terms)
 	for p0 := 0; p0 < all; p0 += step {
 		f(p0, min(p0+step, all))
 	}
 }
 
-// columns enqueues the matrix of what is under the window at positions [p0,p1), and says where it is.
-func (d *device) columns(op string, x uint64, g kernels.Window, p0, p1 int) (at uint64, ok bool) {
+// columns gives the matrix of what is under the window at positions [p0,p1), as a factor for purpose p.
+func (d *device) columns(op string, p purpose, x uint64, g kernels.Window, p0, p1 int) (f factor, ok bool) {
 	n := (p1 - p0) * g.Under()
-	if at, ok = d.room(op, scratchColumns, n); ok {
-		d.window(op, kWindowColumns, n, []uint64{at, x}, g, number(p0), number(p1))
+	at, ok := d.room(op, scratchColumns, n)
+	if !ok {
+		return f, false
 	}
-	return at, ok
+	d.window(op, kWindowColumns, n, []uint64{at, x}, g, number(p0), number(p1))
+	return d.factor(op, p, at, p1-p0, g.Under())
 }
 
 func (d *device) Conv(out, x, w, bias kernels.Buffer, filters int, g kernels.Window) {
 	const op = "Conv"
 	d.shapes.CheckConv(out, x, w, bias, filters, g)
-	stretches(g, func(p0, p1 int) {
-		if columns, ok := d.columns(op, address(x), g, p0, p1); ok {
-			d.multiply(op, product{kernel: kMatmulNT, c: address(out) + 4*uint64(p0*filters), a: columns, b: address(w),
-				bias: address(bias), m: p1 - p0, n: filters, k: g.Under()})
+	b, ok := d.factor(op, scratchB, address(w), filters, g.Under())
+	if !ok {
+		return
+	}
+	d.stretches(g, func(p0, p1 int) {
+		if a, ok := d.columns(op, scratchA, address(x), g, p0, p1); ok {
+			d.multiply(op, product{layout: layoutNT, c: address(out) + 4*uint64(p0*filters), a: a, b: b, bias: address(bias), m: p1 - p0,
+				n: filters, k: g.Under()})
 		}
 	})
 }
@@ -58,9 +64,9 @@ func (d *device) ConvBackward(dx, dw, dbias, dout, x, w kernels.Buffer, filters 
 		d.Zero(dx)
 	}
 	under := g.Under()
-	stretches(g, func(p0, p1 int) {
+	d.stretches(g, func(p0, p1 int) {
 		n, part := p1-p0, address(dout)+4*uint64(p0*filters)
-		columns, ok := d.columns(op, address(x), g, p0, p1)
+		a, ok := d.factor(op, scratchA, part, n, filters)
 		if !ok {
 			return
 		}
@@ -69,10 +75,12 @@ func (d *device) ConvBackward(dx, dw, dbias, dout, x, w kernels.Buffer, filters 
 			if !ok {
 				return
 			}
-			d.multiply(op, inputGradient(gradient, part, address(w), n, filters, under))
+			d.inputGradient(op, gradient, a, address(w), n, filters, under)
 			d.window(op, kWindowImages, g.Inputs(), []uint64{address(dx), gradient, number(g.Images)}, g, number(p0), number(p1))
 		}
-		d.multiply(op, weightGradient(address(dw), part, columns, n, filters, under))
+		if b, ok := d.columns(op, scratchB, address(x), g, p0, p1); ok {
+			d.weightGradient(op, address(dw), a, b, n, filters, under)
+		}
 		if dbias != nil {
 			d.columnSums(op, address(dbias), part, n, filters)
 		}

@@ -107,7 +107,7 @@ func (p Problem) Run(t testing.TB, d kernels.Device) [][]float32 {
 // Check runs the problem and compares its results with the float64 reference.
 func (p Problem) Check(t testing.TB, d kernels.Device) {
 	t.Helper()
-	if p.Rounded && d.Class() == kernels.ClassBF16 {
+	if p.Rounded && kernels.RoundsFactors(d.Class()) {
 		p.round()
 	}
 	got := p.Run(t, d)

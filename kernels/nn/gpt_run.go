@@ -39,8 +39,11 @@ type gptRun struct {
 // anew and adds to its gradient, both beyond the caches; where products are fast that shows, and larger parts are worth
 // their memory.
 func headRows(class string) int {
-	if class == kernels.ClassBF16 {
+	switch {
+	case class == kernels.ClassBF16:
 		return 4 * kernels.BlockK
+	case kernels.RoundsFactors(class):
+		return kernels.BlockMMA
 	}
 	return kernels.BlockK
 }

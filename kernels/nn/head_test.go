@@ -13,17 +13,19 @@ import (
 // the sums of those of each row alone.
 func TestHeadRunsInParts(t *testing.T) {
 	for _, precision := range []string{kernels.ClassF32, kernels.ClassBF16} {
-		t.Run(precision, func(t *testing.T) { runHeadInParts(t, precision) })
+		t.Run(precision, func(t *testing.T) {
+			dev, err := kernels.NewCPU(kernels.Config{Threads: 2, Precision: precision})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, dev.Close()) }()
+			runHeadInParts(t, dev, 9)
+		})
 	}
 }
 
-func runHeadInParts(t *testing.T, precision string) {
-	dev, err := kernels.NewCPU(kernels.Config{Threads: 2, Precision: precision})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, dev.Close()) }()
+func runHeadInParts(t *testing.T, dev kernels.Device, sequences int) {
 	m := newGPT(t, dev, nn.GPTConfig{Vocab: 37, Context: 130, Layers: 1, Heads: 2, Width: 16})
 	shake(t, dev, m)
-	b := m.RandomBatch(9, 130, 9)
+	b := m.RandomBatch(sequences, 130, 9)
 	gradient := func(parts ...nn.Batch) (loss float64, g []float32) {
 		dev.Zero(m.GradBuffer())
 		for _, part := range parts {

@@ -34,6 +34,8 @@ CUresult usable(CUcontext c, const char* call) {
   CUcontext c = current; \
   if (CUresult bad = usable(c, __func__)) return bad
 
+int capability_of(int gpu) { return gpu == asked().other.gpu ? static_cast<int>(asked().other.number) : driver::capability; }
+
 bool is_gpu(int gpu) { return gpu >= 0 && gpu < asked().gpus; }
 
 // add puts work on a stream.
@@ -117,7 +119,7 @@ API(cuDeviceGet, CUdevice* gpu, int ordinal) {
 
 API(cuDeviceGetName, char* name, int len, CUdevice gpu) {
   if (!is_gpu(gpu)) return refuse(CUDA_ERROR_INVALID_DEVICE, "there is no GPU %d", gpu);
-  snprintf(name, static_cast<size_t>(len), "Emulated sm_%d", driver::capability);
+  snprintf(name, static_cast<size_t>(len), "Emulated sm_%d", capability_of(gpu));
   return CUDA_SUCCESS;
 }
 
@@ -126,6 +128,12 @@ API(cuDeviceGetAttribute, int* value, CUdevice_attribute a, CUdevice gpu) {
   switch (a) {
     case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
       *value = driver::processors;
+      return CUDA_SUCCESS;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR:
+      *value = capability_of(gpu) / 10;
+      return CUDA_SUCCESS;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
+      *value = capability_of(gpu) % 10;
       return CUDA_SUCCESS;
     default:
       return refuse(CUDA_ERROR_INVALID_VALUE, "cuDeviceGetAttribute(%d) is not emulated", a);

@@ -27,19 +27,20 @@ namespace driver {
 //   FARANDOLE_EMULATOR_GPUS=n       how many GPUs there are (1)
 //   FARANDOLE_EMULATOR_MEMORY=n     bytes of memory of each (1 GiB)
 //   FARANDOLE_EMULATOR_LAZY=1       a stream does its work only when something waits for it
+//   FARANDOLE_EMULATOR_CAPABILITY=GPU:n   that GPU says that its compute capability is n, say 90, and not 80
 //   FARANDOLE_EMULATOR_FAIL=place   that launch ends with an error, like an invalid address; the context is of no use then
 //   FARANDOLE_EMULATOR_LOSE=place   the GPU is lost at that launch: all calls for it fail from then on
 struct place {
-  long gpu = -1, launch = 0;
+  long gpu = -1, number = 0;
 
   explicit place(const char* name) {
     const char* s = getenv(name);
-    if (s && *s && sscanf(s, "%ld:%ld", &gpu, &launch) != 2) {
-      fprintf(stderr, "emulated driver: %s=%s is not GPU:LAUNCH\n", name, s);
+    if (s && *s && sscanf(s, "%ld:%ld", &gpu, &number) != 2) {
+      fprintf(stderr, "emulated driver: %s=%s is not GPU:NUMBER\n", name, s);
       abort();
     }
   }
-  bool is(long g, long l) const { return g == gpu && l == launch; }
+  bool is(long g, long n) const { return g == gpu && n == number; }
 };
 
 inline long number(const char* name, long otherwise) {
@@ -51,7 +52,7 @@ struct settings {
   long gpus = number("FARANDOLE_EMULATOR_GPUS", 1);
   size_t memory = static_cast<size_t>(number("FARANDOLE_EMULATOR_MEMORY", 1L << 30));
   bool lazy = number("FARANDOLE_EMULATOR_LAZY", 0) != 0;
-  place fail{"FARANDOLE_EMULATOR_FAIL"}, lose{"FARANDOLE_EMULATOR_LOSE"};
+  place fail{"FARANDOLE_EMULATOR_FAIL"}, lose{"FARANDOLE_EMULATOR_LOSE"}, other{"FARANDOLE_EMULATOR_CAPABILITY"};
 };
 
 // Limits of a GPU of compute capability 8.0.

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "fiber.h"
+#include "threads.h"
 
 namespace emulator {
 namespace {
@@ -33,6 +34,9 @@ struct lane {
   uint32_t value;
   unsigned source;
   unsigned votes;
+  // Instead, operands of together, and what it does.
+  void* operands;
+  const char* (*all)(void* const (&operands)[warp]);
 };
 
 struct array {
@@ -100,15 +104,6 @@ void blame(const lane& l, const char* format, ...) {
   va_end(more);
 }
 
-// The same from inside the thread that is wrong: it ends here.
-[[noreturn]] void fail(const char* format, ...) {
-  va_list more;
-  va_start(more, format);
-  set_error(*mine->current, format, more);
-  va_end(more);
-  for (;;) wait(state::done);
-}
-
 // A fiber that waits for its next thread may be resumed by another thread of the host: no compiler may remember where mine is.
 [[gnu::noinline]] worker& worker_now() {
   __asm__ volatile("" ::: "memory");
@@ -120,6 +115,7 @@ void fiber_main() {
   for (;;) {
     worker& w = worker_now();
     w.body(w.arguments);
+    end_copies();
     wait(state::done);
   }
 }
@@ -159,6 +155,16 @@ bool complete(lane& l, lane* first, unsigned count) {
       return false;
     }
     if (other.value) votes |= 1u << i;
+  }
+  if (l.all) {
+    void* operands[warp];
+    for (unsigned i = 0; i < warp; i++) operands[i] = first[i].operands;
+    if (const char* mistake = l.all(operands)) {
+      blame(l, "line %d: %s", l.at.line, mistake);
+      return false;
+    }
+    for (unsigned i = 0; i < warp; i++) first[i].now = state::ready;
+    return true;
   }
   // Two rounds, because lanes exchange values.
   uint32_t values[warp];
@@ -227,6 +233,7 @@ void run_block() {
   worker& w = *mine;
   const unsigned warps = static_cast<unsigned>((w.lanes.size() + warp - 1) / warp);
   for (lane& l : w.lanes) l.now = state::waiting_to_start;
+  begin_copies();
   w.arrays.clear();
   w.static_used = 0;
   fill(w.memory + static_bytes, w.shared_bytes);
@@ -294,6 +301,24 @@ uint3 thread_index() { return mine->current->index; }
 uint3 block_index() { return mine->block; }
 uint3 block_size() { return mine->size; }
 
+unsigned thread_number() { return number(*mine->current); }
+size_t threads_of_block() { return mine->lanes.size(); }
+size_t word_of(const void* p) { return static_cast<size_t>(static_cast<const char*>(p) - mine->memory) / 4; }
+
+// The same as blame from inside the thread that is wrong: it ends here.
+void fail(const char* format, ...) {
+  va_list more;
+  va_start(more, format);
+  set_error(*mine->current, format, more);
+  va_end(more);
+  for (;;) wait(state::done);
+}
+
+bool meet(site at) {
+  see_barrier(at);
+  return left_out(at);
+}
+
 void block_barrier(site at) {
   if (left_out(at)) return;
   mine->current->at = at;
@@ -308,8 +333,18 @@ static lane& warp_operation(unsigned mask, uint32_t value, unsigned source, site
   l.mask = mask;
   l.value = value;
   l.source = source;
+  l.all = nullptr;
   wait(state::at_warp);
   return l;
+}
+
+void together(void* operands, const char* (*all)(void* const (&operands)[warp]), site at) {
+  lane& l = *mine->current;
+  l.at = at;
+  l.mask = 0xffffffff;
+  l.operands = operands;
+  l.all = all;
+  wait(state::at_warp);
 }
 
 float exchange_xor(unsigned mask, float x, int with, site at) {
@@ -347,7 +382,7 @@ void outside(const void* p, const void* begin, const void* end) {
        static_cast<const char*>(end) - static_cast<const char*>(begin));
 }
 
-void misaligned(const void* p) { fail("four floats at %p, which is no multiple of 16", p); }
+void misaligned(const void* p, size_t bytes) { fail("%zu bytes at %p, which is no multiple of %zu", bytes, p, bytes); }
 
 #ifdef EMULATE_RACES
 
@@ -363,6 +398,9 @@ static bool ordered(const access& a, unsigned me) { return a.epoch != mine->epoc
 
 static void touch_word(access& read, access& wrote, unsigned me, bool write, size_t offset) {
   const worker& w = *mine;
+  if (arriving(offset / 4)) {
+    fail("a race: %s byte %zu of shared memory, to which a copy is on its way", write ? "writes" : "reads", offset);
+  }
   if (!write && wrote.epoch < w.first_epoch) fail("reads byte %zu of shared memory, which nobody has written", offset);
   if (!ordered(wrote, me)) {
     fail("a race: %s byte %zu of shared memory, which thread %u has written with no barrier between", write ? "writes" : "reads",

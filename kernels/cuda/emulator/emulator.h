@@ -7,7 +7,9 @@
 //   - a warp operation that not all lanes of its mask have come to;
 //   - shared memory outside of its array, and groups of four floats at no multiple of 16 bytes;
 //   - with EMULATE_RACES, shared memory that is read before it is written, or that one thread writes and another touches with no
-//     barrier between.
+//     barrier between;
+//   - the same that a copy writes for which nobody has waited, and a thread that returns before its copies have arrived;
+//   - matrices that are loaded from rows in the same banks of shared memory: right, but slow.
 //
 // Shared memory is full of NaN when a block begins. What this cannot see: races in global memory, what depends on the order of
 // blocks, and anything about speed. Global memory outside of its array is found by the sanitizer of addresses.
@@ -30,6 +32,9 @@
 struct uint3 {
   unsigned x, y, z;
 };
+struct alignas(8) float2 {
+  float x, y;
+};
 struct alignas(16) float4 {
   float x, y, z, w;
 };
@@ -50,7 +55,7 @@ void* reserve(size_t bytes, site at);
 void* dynamic(size_t* bytes);
 
 [[noreturn]] void outside(const void* p, const void* begin, const void* end);
-[[noreturn]] void misaligned(const void* p);
+[[noreturn]] void misaligned(const void* p, size_t bytes);
 
 #ifdef EMULATE_RACES
 void touch(const void* p, size_t bytes, bool write);
@@ -58,8 +63,15 @@ void touch(const void* p, size_t bytes, bool write);
 inline void touch(const void*, size_t, bool) {}
 #endif
 
-inline void check_aligned(const void* p) {
-  if (reinterpret_cast<uintptr_t>(p) % sizeof(float4) != 0) misaligned(p);
+// What copies.cc and tiles.cc do for device.h.
+void begin_copy(char* to, const void* from);
+void end_group();
+void await_copies(unsigned newest, site at);
+void load_tile(uint32_t (&r)[4], const void* row, bool transposed, site at);
+void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, site at);
+
+inline void check_aligned(const void* p, size_t bytes = sizeof(float4)) {
+  if (reinterpret_cast<uintptr_t>(p) % bytes != 0) misaligned(p, bytes);
 }
 
 // shared_pointer is a pointer into an array of shared memory that knows where the array ends.
@@ -167,6 +179,16 @@ DEVICE void store4(float* p, float4 x) {
   emulator::check_aligned(p);
   __builtin_memcpy(p, &x, sizeof x);
 }
+DEVICE float2 load2(const float* p) {
+  float2 x;
+  emulator::check_aligned(p, sizeof x);
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+DEVICE void store2(float* p, float2 x) {
+  emulator::check_aligned(p, sizeof x);
+  __builtin_memcpy(p, &x, sizeof x);
+}
 DEVICE float4 load4(shared<float> p) {
   emulator::touch(p.check(4), sizeof(float4), false);
   return load4(p.check(4));
@@ -175,5 +197,24 @@ DEVICE void store4(shared<float> p, float4 x) {
   emulator::touch(p.check(4), sizeof(float4), true);
   store4(p.check(4), x);
 }
+
+DEVICE int fresh(int x) { return x; }
+
+using shared_place = shared<float>;
+DEVICE shared_place place_of(shared<float> p) { return p; }
+
+DEVICE void* sixteen_bytes(shared_place p) {
+  emulator::check_aligned(p.check(4));
+  return p.check(4);
+}
+DEVICE void copy_async(shared_place to, const void* from, bool exists) {
+  emulator::check_aligned(from);
+  emulator::begin_copy(static_cast<char*>(sixteen_bytes(to)), exists ? from : nullptr);
+}
+DEVICE void commit_copies() { emulator::end_group(); }
+#define wait_copies(n) emulator::await_copies(n, HERE)
+#define load_matrices(r, row) emulator::load_tile(r, sixteen_bytes(row), false, HERE)
+#define load_transposed(r, row) emulator::load_tile(r, sixteen_bytes(row), true, HERE)
+#define multiply_add(c, a, b0, b1) emulator::multiply_tile(c, a, b0, b1, HERE)
 
 #endif

@@ -14,6 +14,12 @@ misaligned-load|elements.cu|addresses(arrays...) % sizeof(float4) == 0|addresses
 wrong-chain-order|matmul.cu|s.add(pa + t * MATMUL_STRIDE + y, pb + t * MATMUL_STRIDE + x)|s.add(pa + (t ^ 1) * MATMUL_STRIDE + y, pb + (t ^ 1) * MATMUL_STRIDE + x)|matmul_tn|, want
 divergent-barrier|sums.cu|    __syncthreads();\n    if (threadIdx.x == 0) {|    if (threadIdx.x == 5) return;\n    __syncthreads();\n    if (threadIdx.x == 0) {|sums|has returned, but thread 0 waits
 divergent-shuffle|rows.cu|  x += me.row * c;\n|  if (!me.exists) return;\n  x += me.row * c;\n|layernorm|waits for lane 16, which has returned
+copies-not-waited-for|matmul_bf16.cu|wait_copies(MMA_STAGES - 2);\n    __syncthreads|wait_copies(MMA_STAGES - 1);\n    __syncthreads|matmul_bf16_nt|to which a copy is on its way
+copies-in-no-group|matmul_bf16.cu|    commit_copies();\n||matmul_bf16_nn|to which a copy is on its way
+copy-to-a-stage-in-use|matmul_bf16.cu|from == 0 ? (MMA_STAGES - 1) * MMA_STAGE : from - MMA_STAGE|from|matmul_bf16_tn|another thread has read with no barrier between
+copy-from-outside|matmul_bf16.cu|s * APART < lines && values > 0|s * APART < lines|matmul_bf16_nt|heap-buffer-overflow
+same-banks|matmul_bf16.cu|(chunk ^ (CHUNKS == 4 ? line / 2 % 4 : line % 8)) * 4|chunk * 4|matmul_bf16_tn|in the same banks
+divergent-matrix-unit|matmul_bf16.cu|tile.row + part_a < m &&|tile.row + part_a + lane / 4 < m &&|matmul_bf16_nn|waits for lane
 outside-shared-memory|attention.cu|p = memory + 2 * TILE_FLOATS|p = memory + 3 * TILE_FLOATS|attention|of an array of
 END
 }
@@ -34,7 +40,7 @@ try() {
 		return 1
 	fi
 	if ! { "${@:2}" -fsanitize=address -c "$copy/emulator/kernels.cc" -o "$copy/kernels.o" &&
-		"${@:2}" -fsanitize=address,undefined -o "$copy/kernels" "$copy/kernels.o" "$dir"/test*.o "$dir"/{emulator,fiber,isa_portable}.o -lpthread; } >"$log" 2>&1; then
+		"${@:2}" -fsanitize=address,undefined -o "$copy/kernels" "$copy/kernels.o" "$dir"/test*.o "$dir"/{emulator,copies,tiles,fiber,isa_portable}.o -lpthread; } >"$log" 2>&1; then
 		echo "FAIL $name: does not compile; $log has why"
 		return 1
 	fi
