@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -109,7 +110,7 @@ func (r *runner) runAll(ctx context.Context, parts []part) {
 		res := r.one(ctx, p)
 		res.Name = p.name
 		r.report.Parts = append(r.report.Parts, res)
-		fmt.Fprintf(r.say, "         %s in %.1f s: %s\n", res.Verdict, res.Seconds, res.Note)
+		fmt.Fprintf(r.say, "         %s in %.1f s%s\n", res.Verdict, res.Seconds, strings.TrimSuffix(": "+res.Note, ": "))
 		if err := r.report.write(r.out); err != nil {
 			fmt.Fprintln(r.say, "report:", err)
 		}
@@ -122,7 +123,7 @@ func (r *runner) one(ctx context.Context, p part) (res result) {
 	left := time.Until(deadline)
 	switch {
 	case p.gpu && r.report.NoGPU != "":
-		return result{Verdict: noGPU, Note: r.report.NoGPU}
+		return result{Verdict: noGPU}
 	case ctx.Err() != nil && context.Cause(ctx) != errTime:
 		return result{Verdict: notRun, Note: "interrupted"}
 	case left < p.least:

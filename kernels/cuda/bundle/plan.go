@@ -143,7 +143,7 @@ func suite(ctx context.Context, b *bench, r *report) result {
 	for _, program := range slices.Sorted(maps.Keys(lists)) {
 		argv := []string{b.program(program), "-test.timeout", limitText(ctx)}
 		if b.tiny {
-			argv = append(argv, "-test.short", "-gpu.tiny")
+			argv = append(argv, "-test.short")
 		}
 		got, bad := b.tests(ctx, lists[program], argv...)
 		for name, verdict := range got {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs on a machine with a GPU what this folder has, and writes one report: run.sh [-limit 9m] [-tiny] [OUT]
-# OUT (default: gpu-report) then has report.md, report.json and logs/. README.md here says more.
+# OUT (default: gpu-report) then has report.md, report.json and logs/.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 programs=$(mktemp -d)
