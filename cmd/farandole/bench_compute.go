@@ -95,7 +95,7 @@ type stepReport struct {
 	GFLOPS          float64            `json:"gflops"`
 	PeakGFLOPS      float64            `json:"peak_gflops,omitempty"` // median of what was measured between the phases
 	Share           float64            `json:"share,omitempty"`       // of the peak: the median of the steps' own quotients
-	UpdateGBs       float64            `json:"update_gbs"`  // bytes that the update must move in its time
+	UpdateGBs       float64            `json:"update_gbs"`            // bytes that the update must move in its time
 	TriadGBs        float64            `json:"triad_gbs,omitempty"`   // what a = b + c reached after the steps
 	RooflineShare   float64            `json:"roofline_share,omitempty"`
 	PeakMemoryBytes int64              `json:"peak_memory_bytes"` // of the process
@@ -147,6 +147,9 @@ varies by more than the machinery costs.`,
 			if batch < 1 || batch > 1<<20 || seq < 1 || seq > 1<<20 {
 				return usagef("--batch and --seq want 1 or more, not %d and %d", batch, seq)
 			}
+			if inJob && o.device != "cpu" {
+				return usagef("--in-job times the program that trains on the CPU: leave --device out")
+			}
 			dev, err := o.open()
 			if err != nil {
 				return err
@@ -154,9 +157,6 @@ varies by more than the machinery costs.`,
 			defer dev.Close()
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
-			if inJob && o.device != "cpu" {
-				return usagef("--in-job times the program that trains on the CPU: leave --device out")
-			}
 			if inJob && recompute {
 				return usagef("--in-job times the program that trains, which has no --recompute: leave one of them out")
 			}

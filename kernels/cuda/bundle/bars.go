@@ -31,6 +31,7 @@ func (r *report) bars() []bar {
 		r.check("the suite is green on the real driver", "suite"),
 		r.check("f32: the CPU's bits, kernel by kernel and after steps", "hashes"),
 		r.check("f32: two processes on one GPU, one killed, give the CPU's weights (through the host; CUDA IPC does not exist)", "training"),
+		r.check("bf16: two processes on one GPU, one killed, give the weights of one alone", "training-bf16"),
 	}
 	bf16, compiled := r.Figures[stepName("bf16", s.large)], r.Figures[torchName("bf16", true, s.large)]
 	step := bf16

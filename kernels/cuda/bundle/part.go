@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -124,7 +125,7 @@ func (r *runner) one(ctx context.Context, p part) (res result) {
 	switch {
 	case p.gpu && r.report.NoGPU != "":
 		return result{Verdict: noGPU}
-	case ctx.Err() != nil && context.Cause(ctx) != errTime:
+	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), errTime):
 		return result{Verdict: notRun, Note: "interrupted"}
 	case left < p.least:
 		return result{Verdict: notRun, Note: fmt.Sprintf("%.0f s were left, it wants at least %.0f", max(left, 0).Seconds(), p.least.Seconds())}
@@ -141,7 +142,7 @@ func (r *runner) one(ctx context.Context, p part) (res result) {
 	res.Seconds = time.Since(began).Seconds()
 	res.Log = filepath.Join(logFolder, p.name+".log")
 	if own.Err() != nil && res.Verdict == failed && ctx.Err() != nil {
-		if context.Cause(ctx) == errTime {
+		if errors.Is(context.Cause(ctx), errTime) {
 			res.Note = "the whole run's time ended: " + res.Note
 		} else {
 			res.Verdict, res.Note, res.Failures = notRun, "interrupted", nil

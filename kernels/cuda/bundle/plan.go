@@ -36,6 +36,7 @@ func plan(o options) []part {
 		{name: "open", limit: 90 * time.Second, do: open},
 		{name: "hashes", gpu: true, limit: 90 * time.Second, least: 5 * time.Second, do: hashes},
 		{name: "training", gpu: true, limit: 100 * time.Second, least: 10 * time.Second, do: training},
+		{name: "training-bf16", gpu: true, limit: 60 * time.Second, least: 10 * time.Second, do: trainingBF16},
 		{name: "suite", gpu: true, limit: 120 * time.Second, least: 10 * time.Second, do: suite},
 		{name: "memory", gpu: true, limit: 60 * time.Second, least: 5 * time.Second, do: benchmarks("f32", "^(BenchmarkCopy|BenchmarkMemory)$")},
 		{name: "step-f32-b4", gpu: true, limit: 40 * time.Second, least: 10 * time.Second, do: steps("f32", s.small)},
@@ -238,6 +239,32 @@ func training(ctx context.Context, b *bench, r *report) result {
 	return pass("weights %.12s… as on the CPU, %d generations", expected[key], generations)
 }
 
+// trainingBF16 compares a job of two workers, of which one is killed, with one of a single worker on the same GPU: the CPU has other bits.
+func trainingBF16(ctx context.Context, b *bench, r *report) result {
+	s := sizesOf(b.options)
+	args := append(slices.Clip(s.training), "--precision", "bf16")
+	want, _, e, err := b.train(ctx, "cuda", args, "--workers", "1")
+	if strings.Contains(e.output, onlyCPU) {
+		return nothing("%s", onlyCPU)
+	}
+	if err != nil {
+		return fail(e, "one worker: %v", err)
+	}
+	got, generations, e, err := b.train(ctx, "cuda", args, "--workers", "2", "--chaos", s.chaos)
+	switch {
+	case err != nil:
+		return fail(e, "two workers, one killed: %v", err)
+	case got != want:
+		return fail(e, "two workers, one killed: weights %s, one worker had %s", got, want)
+	case generations < 2:
+		return fail(e, "nobody was killed: the job had one generation")
+	}
+	return pass("weights %.12s…, %d generations", got, generations)
+}
+
+// onlyCPU is what a program says whose GPUs have no products of bfloat16.
+const onlyCPU = "precision bf16 is for the CPU"
+
 // writeExpected trains on the CPU what training compares with.
 func writeExpected(ctx context.Context, o options, w io.Writer) error {
 	expected := map[string]string{}
@@ -281,7 +308,7 @@ func steps(precision string, size batch) func(context.Context, *bench, *report) 
 		s := sizesOf(b.options)
 		e := b.run(ctx, timeLeft(ctx), b.program("farandole"), "bench", "step", "--device", "cuda", "--precision", precision, "--model", s.model,
 			"--batch", strconv.Itoa(size.rows), "--seq", strconv.Itoa(size.seq), "--iters", strconv.Itoa(s.iterations), "--warmup", "2", "-o", "json")
-		if strings.Contains(e.output, "precision "+precision+" is for the CPU") {
+		if strings.Contains(e.output, onlyCPU) {
 			return nothing("%s", strings.Join(last(e.output), " "))
 		}
 		var rep struct {
