@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -40,6 +41,9 @@ type options struct {
 	tiny     bool
 	expect   string
 }
+
+// A process that dies with its parent dies with the thread that began it: here that is the main one, which lasts.
+func init() { runtime.LockOSThread() }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 

@@ -56,7 +56,7 @@ func (b *bench) run(ctx context.Context, limit time.Duration, argv ...string) en
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = b.log, b.log
 	cmd.Env = append(os.Environ(), b.env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL} // it does not outlive us, however we end
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintln(b.log, err)
 		return ended{code: -1, err: err, output: err.Error()}
