@@ -23,6 +23,7 @@ const triadRounds = 8
 
 // computeOptions are the flags that `bench step` and `bench gemm` share.
 type computeOptions struct {
+	device        string
 	threads       int
 	pin           bool
 	isa           string
@@ -33,6 +34,7 @@ type computeOptions struct {
 
 func (o *computeOptions) addFlags(cmd *cobra.Command, iters int) {
 	f := cmd.Flags()
+	f.StringVar(&o.device, "device", "cpu", "where to compute: cpu or cuda")
 	f.IntVar(&o.threads, "threads", 0, "threads (0: one per core)")
 	f.BoolVar(&o.pin, "pin", false, "bind each thread to a processor")
 	f.StringVar(&o.isa, "isa", "", "instruction set: "+strings.Join(kernels.ISAs(), ", ")+" (default: the best here)")
@@ -58,17 +60,28 @@ func (o *computeOptions) open() (kernels.Device, error) {
 	if err := oneOf("--precision", o.precision, kernels.ClassF32, kernels.ClassBF16); err != nil {
 		return nil, err
 	}
+	if err := oneOf("--device", o.device, "cpu", "cuda"); err != nil {
+		return nil, err
+	}
 	if o.threads == 0 {
 		o.threads = runtime.GOMAXPROCS(0)
 	}
-	dev, err := kernels.NewCPU(kernels.Config{Threads: o.threads, ISA: o.isa, Precision: o.precision, Pin: o.pin})
+	dev, err := kernels.Open(o.device, kernels.Config{Threads: o.threads, ISA: o.isa, Precision: o.precision, Pin: o.pin})
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
 	return dev, nil
 }
 
-// stepReport is `bench step -o json`.
+// peak is what the machine's cores reach in registers, in GFLOP/s, measured for d; 0 for a GPU, whose peak nobody measures here.
+func (o *computeOptions) peak(dev kernels.Device, d time.Duration) float64 {
+	if o.device != "cpu" {
+		return 0
+	}
+	return kernels.PeakGFLOPS(dev.Class(), o.threads, d)
+}
+
+// stepReport is `bench step -o json`. What compares with the peak and the memory of this machine's processors is left out for a GPU.
 type stepReport struct {
 	Model           string             `json:"model"`
 	Program         string             `json:"program"`
@@ -82,11 +95,11 @@ type stepReport struct {
 	PhasesMS        map[string]float64 `json:"phases_ms"`   // medians
 	TokensPerSecond float64            `json:"tokens_per_second"`
 	GFLOPS          float64            `json:"gflops"`
-	PeakGFLOPS      float64            `json:"peak_gflops"` // median of what was measured between the phases
-	Share           float64            `json:"share"`       // of the peak: the median of the steps' own quotients
-	UpdateGBs       float64            `json:"update_gbs"`  // bytes that the update must move in its time
-	TriadGBs        float64            `json:"triad_gbs"`   // what a = b + c reached after the steps
-	RooflineShare   float64            `json:"roofline_share"`
+	PeakGFLOPS      float64            `json:"peak_gflops,omitempty"` // median of what was measured between the phases
+	Share           float64            `json:"share,omitempty"`       // of the peak: the median of the steps' own quotients
+	UpdateGBs       float64            `json:"update_gbs"`            // bytes that the update must move in its time
+	TriadGBs        float64            `json:"triad_gbs,omitempty"`   // what a = b + c reached after the steps
+	RooflineShare   float64            `json:"roofline_share,omitempty"`
 	PeakMemoryBytes int64              `json:"peak_memory_bytes"` // of the process
 }
 
@@ -98,17 +111,20 @@ const updateBytes = 4 + 28
 // the bandwidth of the triad.
 func (r *stepReport) summarize(model nn.Model, batch, seq int, whole []int64, peaks []float64) {
 	flops := model.Flops(batch, seq)
-	shares := make([]float64, len(whole))
-	for i, ns := range whole {
-		shares[i] = flops / float64(ns) / peaks[i]
-	}
 	r.MSPerStep = median(whole) / 1e6
 	seconds := r.MSPerStep / 1e3
 	r.TokensPerSecond = float64(batch*seq) / seconds
 	r.GFLOPS = flops / seconds / 1e9
-	r.Share, r.PeakGFLOPS = median(shares), median(peaks)
 	bytes := updateBytes * float64(model.ParamBuffer().Len())
 	r.UpdateGBs = bytes / r.PhasesMS["update"] / 1e6
+	if r.PeakGFLOPS = median(peaks); r.PeakGFLOPS == 0 {
+		return
+	}
+	shares := make([]float64, len(whole))
+	for i, ns := range whole {
+		shares[i] = flops / float64(ns) / peaks[i]
+	}
+	r.Share = median(shares)
 	r.TriadGBs = kernels.TriadGBs(r.Threads, triadRounds)
 	atPeak := r.GFLOPS / r.Share // as fast as the machine was during the steps
 	r.RooflineShare = (flops/atPeak + bytes/r.TriadGBs) / 1e9 / seconds
@@ -132,6 +148,9 @@ varies by more than the machinery costs.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if batch < 1 || batch > 1<<20 || seq < 1 || seq > 1<<20 {
 				return usagef("--batch and --seq want 1 or more, not %d and %d", batch, seq)
+			}
+			if inJob && o.device != "cpu" {
+				return usagef("--in-job times the program that trains on the CPU: leave --device out")
 			}
 			dev, err := o.open()
 			if err != nil {
@@ -162,6 +181,10 @@ varies by more than the machinery costs.`,
 			fmt.Fprintf(cmd.OutOrStdout(), "%s (%s), batch %d, seq %d, %s\n", rep.Model, rep.Program, rep.Batch, rep.Seq, rep.Device)
 			fmt.Fprintf(cmd.OutOrStdout(), "%.2f ms a step: forward %.2f, backward %.2f, update %.2f\n", rep.MSPerStep,
 				rep.PhasesMS["forward"], rep.PhasesMS["backward"], rep.PhasesMS["update"])
+			if rep.PeakGFLOPS == 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s tokens/s, %.1f GF/s; update at %.1f GB/s\n", siText(rep.TokensPerSecond), rep.GFLOPS, rep.UpdateGBs)
+				return nil
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s tokens/s, %.1f GF/s, %.0f%% of the peak (%.1f), %.0f%% of the roofline\n", siText(rep.TokensPerSecond),
 				rep.GFLOPS, 100*rep.Share, rep.PeakGFLOPS, 100*rep.RooflineShare)
 			fmt.Fprintf(cmd.OutOrStdout(), "update at %.1f GB/s, triad %.1f GB/s; %s of memory at most\n", rep.UpdateGBs, rep.TriadGBs,
@@ -206,7 +229,7 @@ func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq 
 		if ctx.Err() != nil {
 			return nil, &exitError{exitInterrupted, fmt.Errorf("interrupted")}
 		}
-		ns, peak, err := timeStep(dev, model, opt, noise, int64(i+1), o.threads)
+		ns, peak, err := timeStep(dev, model, opt, noise, int64(i+1), o)
 		if err != nil {
 			return nil, usagef("%w", err)
 		}
@@ -231,7 +254,7 @@ func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq 
 
 // timeStep is one training step: the nanoseconds of its phases, and the machine's peak measured around them. The first phase
 // has the output head's backward pass in it, because the model runs it there.
-func timeStep(dev kernels.Device, model nn.Model, opt *nn.AdamW, b nn.Batch, step int64, threads int) (ns map[string]int64, peak float64, err error) {
+func timeStep(dev kernels.Device, model nn.Model, opt *nn.AdamW, b nn.Batch, step int64, o *computeOptions) (ns map[string]int64, peak float64, err error) {
 	ns = map[string]int64{}
 	phases := []struct {
 		name string
@@ -245,7 +268,7 @@ func timeStep(dev kernels.Device, model nn.Model, opt *nn.AdamW, b nn.Batch, ste
 		{"update", func() error { _, err := opt.Update(step); return err }},
 	}
 	for _, p := range phases {
-		peak += kernels.PeakGFLOPS(dev.Class(), threads, stepPeakTime) / float64(len(phases))
+		peak += o.peak(dev, stepPeakTime) / float64(len(phases))
 		began := time.Now()
 		if err := p.run(); err != nil {
 			return nil, 0, err

@@ -1,9 +1,10 @@
-"""Training steps of GPT-2 124M by PyTorch on the CPU: the peer of `farandole bench step`. It needs torch only.
+"""Training steps of GPT-2 124M by PyTorch: the peer of `farandole bench step`. It needs torch only.
 
-  python3 pytorch_step.py [--batch 4] [--seq 64] [--threads 2] [--precision f32|bf16] [--steps 3]
+  python3 pytorch_step.py [--device cpu|cuda] [--compile] [--batch 4] [--seq 64] [--threads 2] [--precision f32|bf16] [--steps 3]
 
 The model is PyTorch's own functions as a user would put them together: fused attention, cross-entropy over all
-logits, fused AdamW, a clipped gradient, bf16 by autocast. A step is zero_grad, forward, backward, clip, update. It prints one line of JSON."""
+logits, fused AdamW, a clipped gradient, bf16 by autocast; with --compile model and loss pass through torch.compile. A step is zero_grad,
+forward, backward, clip, update, and ends with the loss on the host. float32 is not rounded to TF32. It prints one line of JSON."""
 
 import argparse, json, os, time
 
@@ -49,6 +50,8 @@ class GPT2(nn.Module):
 
 def main():
     p = argparse.ArgumentParser()
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    p.add_argument("--compile", action="store_true")
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--seq", type=int, default=64)
     p.add_argument("--threads", type=int, default=2)
@@ -57,24 +60,27 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(1)
-    model = GPT2()
+    torch.backends.cuda.matmul.allow_tf32 = False
+    model = GPT2().to(a.device)
+    losses = torch.compile(model) if a.compile else model
     optim = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1, fused=True)
-    tokens = torch.randint(VOCAB, (a.batch, a.seq))
-    targets = torch.randint(VOCAB, (a.batch, a.seq))
+    tokens = torch.randint(VOCAB, (a.batch, a.seq), device=a.device)
+    targets = torch.randint(VOCAB, (a.batch, a.seq), device=a.device)
     ms = []
-    for i in range(a.steps + 1):  # the first is warm-up
+    warmup = 3 if a.device == "cuda" else 1  # in the first, memory is allocated and code compiled
+    for _ in range(warmup + a.steps):
         began = time.perf_counter()
         optim.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=a.precision == "bf16"):
-            loss = model(tokens, targets)
+        with torch.autocast(a.device, torch.bfloat16, enabled=a.precision == "bf16"):
+            loss = losses(tokens, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optim.step()
         loss.item()
         ms.append(1000 * (time.perf_counter() - began))
-    ms = sorted(ms[1:])
+    ms = sorted(ms[warmup:])
     median = ms[len(ms) // 2]
-    print(json.dumps({"peer": f"pytorch {torch.__version__}", "batch": a.batch, "seq": a.seq, "threads": a.threads, "precision": a.precision,
+    print(json.dumps({"peer": f"pytorch {torch.__version__}", "device": a.device, "compiled": a.compile, "batch": a.batch, "seq": a.seq, "threads": a.threads, "precision": a.precision,
                       "ms_per_step": round(median, 1), "tokens_per_second": round(1000 * a.batch * a.seq / median, 1)}))
 
 

@@ -336,3 +336,47 @@ API(cuLaunchKernel, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigne
     return CUDA_SUCCESS;
   });
 }
+
+// ---- events
+
+API(cuEventCreate, CUevent* e, unsigned) {
+  IN_CONTEXT;
+  *e = c->events.emplace(new CUevent_st).first->get();
+  return CUDA_SUCCESS;
+}
+
+API(cuEventDestroy, CUevent e) {
+  IN_CONTEXT;
+  for (const auto& s : c->streams) {  // work that is still to come may set it
+    if (CUresult bad = c->finish(s.get())) return bad;
+  }
+  return driver::drop(c->events, e) ? CUDA_SUCCESS : refuse(CUDA_ERROR_INVALID_HANDLE, "cuEventDestroy of what is no event");
+}
+
+API(cuEventRecord, CUevent e, CUstream s) {
+  IN_CONTEXT;
+  if (!driver::own(c->events, e)) return refuse(CUDA_ERROR_INVALID_HANDLE, "cuEventRecord of what is no event");
+  e->on = s;
+  e->done = false;
+  return add(c, s, "cuEventRecord", [e] {
+    e->at = std::chrono::steady_clock::now();
+    e->done = true;
+    return CUDA_SUCCESS;
+  });
+}
+
+API(cuEventSynchronize, CUevent e) {
+  IN_CONTEXT;
+  if (!driver::own(c->events, e) || !driver::own(c->streams, e->on)) return refuse(CUDA_ERROR_INVALID_HANDLE, "cuEventSynchronize of what is no recorded event");
+  return c->finish(e->on);
+}
+
+API(cuEventElapsedTime, float* ms, CUevent from, CUevent to) {
+  IN_CONTEXT;
+  if (!driver::own(c->events, from) || !driver::own(c->events, to) || !from->on || !to->on) {
+    return refuse(CUDA_ERROR_INVALID_HANDLE, "cuEventElapsedTime between what are no recorded events");
+  }
+  if (!from->done || !to->done) return CUDA_ERROR_NOT_READY;
+  *ms = std::chrono::duration<float, std::milli>(to->at - from->at).count();
+  return CUDA_SUCCESS;
+}

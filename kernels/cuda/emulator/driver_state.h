@@ -4,6 +4,7 @@
 
 #include <cuda.h>
 
+#include <chrono>
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
@@ -105,6 +106,12 @@ struct CUstream_st {
   std::deque<std::function<CUresult()>> work;
 };
 
+struct CUevent_st {
+  CUstream_st* on = nullptr;  // where it was recorded last
+  bool done = false;          // whether that stream has come to it
+  std::chrono::steady_clock::time_point at;
+};
+
 struct CUfunc_st {
   const emulated_kernel* kernel;
   unsigned shared_limit = driver::max_shared;
@@ -121,6 +128,7 @@ struct CUctx_st {
   std::map<CUdeviceptr, driver::memory> memories;
   std::map<uintptr_t, size_t> hosts;  // registered memory of the host
   std::set<std::unique_ptr<CUstream_st>> streams;
+  std::set<std::unique_ptr<CUevent_st>> events;
   std::set<std::unique_ptr<CUmod_st>> modules;
   size_t used = 0;
   long launches = 0;
