@@ -82,6 +82,8 @@ test-arm64: ## run the kernels' tests, and workers, as programs for arm64 under 
 	  command -v $$tool >/dev/null || { echo "missing: $$tool; install gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user (Debian's names) and run again"; exit 1; }; \
 	done
 	$(call some-test,TestArm64,./cmd/farandole)
+	$(call some-test,Pinned,./kernels)
+	$(call some-test,TrainingHasTheSameBits,./kernels/nn)
 	CGO_ENABLED=1 $(ARM64_TEST) ./kernels ./kernels/kernelstest ./kernels/nn
 	CGO_ENABLED=0 $(ARM64_TEST) -run 'Pinned|TrainingHasTheSameBits' ./kernels ./kernels/nn
 	mkdir -p $(CACHE)/arm64
@@ -205,9 +207,10 @@ TRAINING := farandole/(checkpoint|collective|elastic|kernels|worker)
 check-fused:
 	@mkdir -p $(CACHE)
 	@GOOS=linux GOARCH=arm64 CGO_ENABLED=0 go build -o $(CACHE)/ ./examples/gpt ./examples/mnist
-	@bad=$$(for p in gpt mnist; do go tool objdump -s '$(TRAINING)' $(CACHE)/$$p; done | \
-	  awk '/^TEXT/ { in_function = $$2 } /FN?M(ADD|SUB)[SD]/ { print "  " $$1 " in " in_function }' | \
-	  grep -vE ' (fma|reference_bf16)\.go:|\)\.Flops\(' | sort -u || true); \
+	@all=$$(for p in gpt mnist; do go tool objdump -s '$(TRAINING)' $(CACHE)/$$p; done | \
+	  awk '/^TEXT/ { in_function = $$2 } /FN?M(ADD|SUB)[SD]/ { print "  " $$1 " in " in_function }' | sort -u); \
+	grep -q ' fma\.go:' <<<"$$all" || { echo "found not even the fused instructions of fma.go: does objdump name them otherwise?"; exit 1; }; \
+	bad=$$(grep -vE ' (fma|reference_bf16)\.go:|\)\.Flops\(' <<<"$$all" || true); \
 	if [ -n "$$bad" ]; then echo "fused on arm64: write float32(x*y) + z, or float64(x*y) + z"; echo "$$bad"; exit 1; fi
 
 .PHONY: clean

@@ -63,6 +63,9 @@ func (o *computeOptions) open() (kernels.Device, error) {
 	if err := oneOf("--device", o.device, "cpu", "cuda"); err != nil {
 		return nil, err
 	}
+	if o.device != "cpu" && (o.isa != "" || o.pin) {
+		return nil, usagef("--isa and --pin are for the CPU: leave them out with --device %s", o.device)
+	}
 	if o.threads == 0 {
 		o.threads = runtime.GOMAXPROCS(0)
 	}
@@ -149,8 +152,8 @@ varies by more than the machinery costs.`,
 			if batch < 1 || batch > 1<<20 || seq < 1 || seq > 1<<20 {
 				return usagef("--batch and --seq want 1 or more, not %d and %d", batch, seq)
 			}
-			if inJob && o.device != "cpu" {
-				return usagef("--in-job times the program that trains on the CPU: leave --device out")
+			if inJob && (o.device != "cpu" || o.isa != "" || o.pin) {
+				return usagef("--in-job times the program that trains on the CPU as a job does by itself: leave --device, --isa and --pin out")
 			}
 			dev, err := o.open()
 			if err != nil {

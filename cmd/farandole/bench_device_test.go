@@ -16,7 +16,9 @@ func TestBenchRefusesDevices(t *testing.T) {
 	}{
 		"unknown, step":    {newBenchStepCommand, []string{"--device", "tpu"}, `--device wants cpu or cuda, not "tpu"`},
 		"unknown, gemm":    {newBenchGEMMCommand, []string{"--device", "auto"}, `--device wants cpu or cuda, not "auto"`},
-		"a job on the GPU": {newBenchStepCommand, []string{"--device", "cuda", "--in-job"}, "leave --device out"},
+		"a job on the GPU": {newBenchStepCommand, []string{"--device", "cuda", "--in-job"}, "leave --device,"},
+		"pinned, in a job": {newBenchStepCommand, []string{"--pin", "--in-job"}, "leave --device,"},
+		"a pinned GPU":     {newBenchGEMMCommand, []string{"--device", "cuda", "--pin"}, "--isa and --pin are for the CPU"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := c.command()
