@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -115,6 +116,68 @@ func TestNotesOfStrangersEndTheGroup(t *testing.T) {
 			requireLost(t, m, c.want)
 		})
 	}
+}
+
+// TestTheGoodbyeFollowsTheNoteThatIsBeingSent: a rank that ends while another goroutine sends a note says why all the same.
+func TestTheGoodbyeFollowsTheNoteThatIsBeingSent(t *testing.T) {
+	for range 200 {
+		near, far := socketPair(t)
+		l := &link{conn: near}
+		started := make(chan struct{})
+		var sending sync.WaitGroup
+		sending.Go(func() {
+			for i := 0; i < 100 && l.send(note{kind: noteFreed}, nil) == nil; i++ { // as many as there is room for
+				if i == 0 {
+					close(started)
+				}
+			}
+		})
+		var last note
+		sending.Go(func() {
+			peer := link{conn: far}
+			for {
+				n, err := peer.receive()
+				if err != nil {
+					return
+				}
+				last = n
+			}
+		})
+		<-started
+		l.end(note{kind: noteGoodbye, text: "bye"})
+		sending.Wait()
+		far.Close()
+		require.Equal(t, note{kind: noteGoodbye, text: "bye"}, last)
+	}
+}
+
+// TestAPeerThatTakesNothingDelaysNoEnd: neither a frozen peer's full socket nor the note that waits for it holds up the end.
+func TestAPeerThatTakesNothingDelaysNoEnd(t *testing.T) {
+	fastest := time.Hour
+	for range 5 {
+		near, far := socketPair(t)
+		l := &link{conn: near}
+		sent := make(chan error, 1)
+		var notes atomic.Int64
+		go func() {
+			for {
+				if err := l.send(note{kind: noteFreed}, nil); err != nil {
+					sent <- err
+					return
+				}
+				notes.Add(1)
+			}
+		}()
+		for before := int64(-1); before != notes.Load(); time.Sleep(20 * time.Millisecond) { // until it waits for room
+			before = notes.Load()
+		}
+		start := time.Now()
+		l.end(note{kind: noteGoodbye})
+		fastest = min(fastest, time.Since(start))
+		require.Error(t, <-sent)
+		far.Close()
+	}
+	require.Less(t, fastest, noteLimit/4)
 }
 
 func TestMemoryOfStrangersIsNotMapped(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -93,8 +94,11 @@ func decodeNote(b *[noteBytes]byte) (note, int, error) {
 
 // link is the socket to a peer.
 type link struct {
-	conn    *net.UnixConn
+	conn  *net.UnixConn
+	ended atomic.Bool // no note but the goodbye is sent from now on
+
 	sending sync.Mutex
+	cut     bool // a note was sent in part: none can follow. Guarded by sending.
 }
 
 // process is the number of the peer's process.
@@ -122,10 +126,16 @@ func (l *link) send(n note, file *os.File) error {
 	if err := l.conn.SetWriteDeadline(time.Now().Add(noteLimit)); err != nil {
 		return err
 	}
+	if l.ended.Load() { // if not, then end moves the deadline after this
+		return net.ErrClosed
+	}
 	written, _, err := l.conn.WriteMsgUnix(b, rights, nil)
 	if err == nil && written < len(b) {
-		_, err = l.conn.Write(b[written:])
+		var more int
+		more, err = l.conn.Write(b[written:])
+		written += more
 	}
+	l.cut = written > 0 && written < len(b)
 	return err
 }
 
@@ -198,16 +208,20 @@ func passed(control []byte) *os.File {
 	return file
 }
 
-// end sends bye if that is possible at once, and closes the socket. No clock has a say: on a busy machine a deadline passes before
-// the write is tried. The absence of a goodbye means nothing.
+// end sends bye if there is room for it at once, and closes the socket. A note that is being sent comes first; one that waits for
+// room is given up. No clock has a say in whether bye is sent: on a busy machine a deadline passes before the write is tried. The
+// absence of a goodbye means nothing.
 func (l *link) end(bye note) {
-	if l.sending.TryLock() {
+	l.ended.Store(true)
+	_ = l.conn.SetWriteDeadline(time.Unix(0, 0)) // ends the wait of a send that has seen no end
+	l.sending.Lock()
+	if !l.cut {
 		if raw, err := l.conn.SyscallConn(); err == nil {
 			_ = raw.Control(func(fd uintptr) {
 				_, _ = unix.SendmsgN(int(fd), bye.encode(), nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 			})
 		}
-		l.sending.Unlock()
 	}
+	l.sending.Unlock()
 	l.conn.Close()
 }
