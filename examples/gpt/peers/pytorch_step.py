@@ -4,7 +4,8 @@
 
 The model is PyTorch's own functions as a user would put them together: fused attention, cross-entropy over all
 logits, fused AdamW, a clipped gradient, bf16 by autocast; with --compile model and loss pass through torch.compile. A step is zero_grad,
-forward, backward, clip, update, and ends with the loss on the host. float32 is not rounded to TF32. It prints one line of JSON."""
+forward, backward, clip, update, and ends with the loss on the host. float32 is not rounded to TF32. It prints one line of JSON.
+PyTorch 1 lacks some of it, and gets the nearest that it has."""
 
 import argparse, json, os, time
 
@@ -18,6 +19,15 @@ import torch.nn.functional as F
 VOCAB, CONTEXT, LAYERS, HEADS, WIDTH = 50257, 1024, 12, 12, 768
 
 
+def attention(q, k, v):
+    if hasattr(F, "scaled_dot_product_attention"):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    t = q.shape[-2]  # PyTorch 1 has no fused one
+    later = torch.ones(t, t, dtype=torch.bool, device=q.device).triu(1)
+    weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).masked_fill(later, float("-inf"))
+    return F.softmax(weights, -1) @ v
+
+
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
@@ -28,7 +38,7 @@ class Block(nn.Module):
     def forward(self, x):
         b, t, _ = x.shape
         q, k, v = (z.view(b, t, HEADS, -1).transpose(1, 2) for z in self.qkv(self.ln1(x)).split(WIDTH, 2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = attention(q, k, v)
         x = x + self.proj(y.transpose(1, 2).reshape(b, t, WIDTH))
         return x + self.out(F.gelu(self.fc(self.ln2(x)), approximate="tanh"))
 
@@ -63,7 +73,9 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = False
     model = GPT2().to(a.device)
     losses = torch.compile(model) if a.compile else model
-    optim = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1, fused=True)
+    # PyTorch 1 has an update for each tensor or, faster, for lists of them.
+    fused = {"fused": True} if int(torch.__version__.split(".")[0]) > 1 else {"foreach": True}
+    optim = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1, **fused)
     tokens = torch.randint(VOCAB, (a.batch, a.seq), device=a.device)
     targets = torch.randint(VOCAB, (a.batch, a.seq), device=a.device)
     ms = []
