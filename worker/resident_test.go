@@ -1,0 +1,368 @@
+package worker
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/farandole-ml/farandole/collective/transport/auto"
+	"github.com/farandole-ml/farandole/elastic"
+	"github.com/farandole-ml/farandole/kernels"
+)
+
+// fakeHost is where the devices of a test's workers find each other's memory.
+type fakeHost struct {
+	mu       sync.Mutex
+	exported [][]float32
+	open     int // imports that were not released
+	imports  int
+}
+
+// sharedDevice is a device that does nothing before it must, and shares its memory. What it cannot do is nil.
+type sharedDevice struct {
+	kernels.Device
+	t      *testing.T
+	host   *fakeHost
+	grads  *sharedBuffer
+	queue  []func()
+	syncs  int
+	onSync func(n int)           // called by each Sync with its number, from 1, before anything is done; nil: nothing
+	room   int                   // buffers that are left; below zero there is no end
+	refuse func(at string) error // of Export and Import; nil: none
+}
+
+type sharedBuffer struct {
+	x      []float32
+	owner  *sharedDevice // nil of an import
+	closed *bool
+}
+
+func (b *sharedBuffer) Len() int { return len(b.x) }
+func (b *sharedBuffer) Slice(off, n int) kernels.Buffer {
+	kernels.CheckSlice(off, n, len(b.x))
+	return &sharedBuffer{b.x[off : off+n], b.owner, b.closed}
+}
+
+func (d *sharedDevice) Name() string { return "shared" }
+
+func (d *sharedDevice) Alloc(n int) (kernels.Buffer, error) {
+	if d.room == 0 {
+		return nil, &kernels.DeviceError{Device: "shared", Op: "Alloc", Err: errors.New("no room")}
+	}
+	d.room--
+	b := &sharedBuffer{make([]float32, n), d, new(bool)}
+	for i := range b.x {
+		b.x[i] = float32(math.NaN())
+	}
+	return b, nil
+}
+
+// gradients gives the memory of width and one gradients.
+func (d *sharedDevice) gradients(width int) (w, b []float32) {
+	x := make([]float32, width+1)
+	d.grads = &sharedBuffer{x, d, new(bool)}
+	return x[:width], x[width:]
+}
+
+// enqueue checks the operands of f, which computes dst of src, and does it later.
+func (d *sharedDevice) enqueue(dst *sharedBuffer, f func(), src ...kernels.Buffer) {
+	require.Same(d.t, d, dst.owner, "what is written is the device's own")
+	operands := []*sharedBuffer{dst}
+	for _, s := range src {
+		operands = append(operands, s.(*sharedBuffer))
+	}
+	for _, o := range operands {
+		require.False(d.t, *o.closed, "what was released is used")
+	}
+	d.queue = append(d.queue, f)
+}
+
+func (d *sharedDevice) Sync() error {
+	d.syncs++
+	if d.onSync != nil {
+		d.onSync(d.syncs)
+	}
+	for _, f := range d.queue {
+		f()
+	}
+	d.queue = nil
+	return nil
+}
+
+func (d *sharedDevice) Download(dst []float32, src kernels.Buffer) error {
+	err := d.Sync()
+	copy(dst, src.(*sharedBuffer).x)
+	return err
+}
+
+func (d *sharedDevice) Zero(b kernels.Buffer) {
+	x := b.(*sharedBuffer)
+	d.enqueue(x, func() { clear(x.x) })
+}
+
+func (d *sharedDevice) Copy(dst, src kernels.Buffer) {
+	to, from := dst.(*sharedBuffer), src.(*sharedBuffer)
+	require.Len(d.t, to.x, len(from.x))
+	d.enqueue(to, func() { copy(to.x, from.x) }, src)
+}
+
+func (d *sharedDevice) Add(dst, a, b kernels.Buffer) {
+	to, x, y := dst.(*sharedBuffer), a.(*sharedBuffer), b.(*sharedBuffer)
+	require.Len(d.t, to.x, len(x.x))
+	require.Len(d.t, to.x, len(y.x))
+	d.enqueue(to, func() { kernels.AddF32(to.x, x.x, y.x) }, a, b)
+}
+
+func (d *sharedDevice) Sum(out, b kernels.Buffer) {
+	to, x := out.(*sharedBuffer), b.(*sharedBuffer)
+	d.enqueue(to, func() {
+		to.x[0] = 0
+		for _, v := range x.x {
+			to.x[0] += v
+		}
+	}, b)
+}
+
+func (d *sharedDevice) Export(b kernels.Buffer) ([]byte, error) {
+	if d.refuse != nil {
+		if err := d.refuse("export"); err != nil {
+			return nil, err
+		}
+	}
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	d.host.exported = append(d.host.exported, b.(*sharedBuffer).x)
+	return binary.LittleEndian.AppendUint32(nil, uint32(len(d.host.exported)-1)), nil
+}
+
+func (d *sharedDevice) Import(handle []byte) (kernels.Buffer, error) {
+	if d.refuse != nil {
+		if err := d.refuse("import"); err != nil {
+			return nil, err
+		}
+	}
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	d.host.open++
+	d.host.imports++
+	return &sharedBuffer{d.host.exported[binary.LittleEndian.Uint32(handle)], nil, new(bool)}, nil
+}
+
+func (d *sharedDevice) Release(b kernels.Buffer) error {
+	closed := b.(*sharedBuffer).closed
+	require.False(d.t, *closed)
+	err := d.Sync()
+	*closed = true
+	d.host.mu.Lock()
+	defer d.host.mu.Unlock()
+	d.host.open--
+	return err
+}
+
+// residentCopies is a Resident whose registered memory the Mirror brings up to date, and that counts how often gradients came to the host.
+type residentCopies struct {
+	*copies
+	on *sharedDevice
+}
+
+func (r *residentCopies) Gradients() (kernels.Device, kernels.Buffer) { return r.on, r.on.grads }
+
+func (r *residentCopies) PullGradients(first, end int) error {
+	_ = r.on.Sync()
+	r.pulled++
+	return r.copies.PullGradients(first, end)
+}
+
+func (r *residentCopies) PushGradients() error {
+	_ = r.on.Sync()
+	return r.copies.PushGradients()
+}
+
+func (r *residentCopies) ClearGradients() error {
+	_ = r.on.Sync()
+	return r.copies.ClearGradients()
+}
+
+// resident makes l a worker on a device of h.
+func (h *fakeHost) resident(t *testing.T, l *linear) *linear {
+	l.copies, l.shared = &copies{}, &sharedDevice{t: t, host: h, room: -1}
+	return l
+}
+
+// apart has a worker's memory pass by messages over sockets, so that the race detector sees whether what is shared is read in time.
+func apart(cfg *Config, p *proc) { cfg.Host = string(p.id) }
+
+// requireHere checks that no gradient went by way of the host, and that nothing of the peers is open.
+func requireHere(t *testing.T, h *fakeHost, procs ...*proc) {
+	t.Helper()
+	for _, p := range procs {
+		require.Zero(t, p.trainer.copies.pulled, "%s", p.id)
+	}
+	h.requireClosed(t)
+}
+
+func (h *fakeHost) requireClosed(t *testing.T) {
+	t.Helper()
+	require.Positive(t, h.imports)
+	require.Zero(t, h.open)
+}
+
+// TestResidentGivesTheSameWeights compares with workers on the host, for worlds whose ranges are one node, several, or empty.
+func TestResidentGivesTheSameWeights(t *testing.T) {
+	const steps = 12
+	for _, shards := range []int{1, 7, 8} {
+		want := alone(t, newLinear(steps, shards))
+		h := &fakeHost{}
+		require.Equal(t, want, alone(t, h.resident(t, newLinear(steps, shards))))
+		for world := 2; world <= min(6, shards); world++ {
+			t.Run(fmt.Sprintf("S=%d W=%d", shards, world), func(t *testing.T) {
+				h := &fakeHost{}
+				c := newCoordinator(t, elastic.Policy{Min: world})
+				var procs []*proc
+				for i := range world {
+					l := newParts(steps, shards)
+					l.width = 700 // parts that begin at different multiples
+					procs = append(procs, launch(c, i, h.resident(t, l), apart))
+				}
+				l := newParts(steps, shards)
+				l.width = 700
+				requireSame(c, alone(t, l), procs...)
+				requireHere(t, h, procs...)
+			})
+		}
+	}
+}
+
+// A worker without a device, or one that cannot share, has all go by way of the host; so has a knob.
+func TestResidentWithOthers(t *testing.T) {
+	const steps, shards = 10, 8
+	want := alone(t, newLinear(steps, shards))
+	broken := errors.New("no peer access")
+	refuse := func(what string) func(string) error {
+		return func(at string) error {
+			if at == what {
+				return broken
+			}
+			return nil
+		}
+	}
+	for name, odd := range map[string]func(l *linear) func(*Config, *proc){
+		"host alone": func(l *linear) func(*Config, *proc) { l.copies, l.shared = nil, nil; return apart },
+		"mirror":     func(l *linear) func(*Config, *proc) { l.shared = nil; return apart },
+		"export":     func(l *linear) func(*Config, *proc) { l.shared.refuse = refuse("export"); return apart },
+		"import":     func(l *linear) func(*Config, *proc) { l.shared.refuse = refuse("import"); return apart },
+		"memory":     func(l *linear) func(*Config, *proc) { l.shared.room = 2; return apart },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &fakeHost{}
+			c := newCoordinator(t, elastic.Policy{Min: 3})
+			var procs []*proc
+			for i := range 3 {
+				l, change := h.resident(t, newLinear(steps, shards)), apart
+				if i == 1 {
+					change = odd(l)
+				}
+				procs = append(procs, launch(c, i, l, change))
+			}
+			requireSame(c, want, procs...)
+			require.Positive(t, procs[0].trainer.copies.pulled)
+			require.Positive(t, procs[2].trainer.copies.pulled)
+			require.Zero(t, h.open)
+		})
+	}
+	t.Run("transport", func(t *testing.T) {
+		h := &fakeHost{}
+		c := newCoordinator(t, elastic.Policy{Min: 2})
+		tcp := func(cfg *Config, p *proc) { cfg.Transport = string(auto.TCP) }
+		requireSame(c, want, launch(c, 0, h.resident(t, newLinear(steps, shards)), tcp), launch(c, 1, h.resident(t, newLinear(steps, shards)), tcp))
+		require.Zero(t, h.imports)
+	})
+}
+
+// TestResidentKills kills a worker wherever its device is waited for: in each part of the reduction, while its neighbours read
+// its memory. Another takes its place.
+func TestResidentKills(t *testing.T) {
+	const steps, shards = 30, 8
+	want := alone(t, newLinear(steps, shards))
+	for at := 30; at < 46; at++ { // the waits of two steps
+		t.Run(fmt.Sprintf("wait %d", at), func(t *testing.T) {
+			h := &fakeHost{}
+			c := newCoordinator(t, elastic.Policy{Min: 2, Start: 3})
+			g := gate{15, make(chan struct{})}
+			procs := make([]*proc, 3)
+			for i := range procs {
+				l := h.resident(t, gated(steps, shards, g))
+				if i == 1 {
+					l.shared.onSync = func(n int) {
+						if n == at {
+							procs[1].kill()
+							c.feed(elastic.Lost{ID: procs[1].id, Reason: "killed in a wait"})
+						}
+					}
+				}
+				procs[i] = launch(c, i, l, apart)
+			}
+			require.ErrorIs(t, procs[1].wait(), errKilled)
+			procs[1] = launch(c, 3, h.resident(t, newLinear(steps, shards)), apart)
+			c.until("three again", func() bool { return c.views[len(c.views)-1].RankOf("w3") >= 0 })
+			close(g.open)
+			requireSame(c, want, procs...)
+			h.requireClosed(t)
+		})
+	}
+}
+
+// TestResidentLaggard kills a worker that has the sum while its neighbour has not: the neighbour gets the sum of the step from a
+// device, by way of the host.
+func TestResidentLaggard(t *testing.T) {
+	const steps, shards = 20, 8
+	want := alone(t, newLinear(steps, shards))
+	for _, point := range []string{PointReduce, PointReduced, PointApplied} {
+		h := &fakeHost{}
+		c := newCoordinator(t, elastic.Policy{Min: 2, Start: 3})
+		procs := make([]*proc, 3)
+		for i := range procs {
+			change := apart
+			if i == 1 {
+				die := dieAt(c, Fault{Point: point, Step: 7, Rank: -1})
+				change = func(cfg *Config, p *proc) { apart(cfg, p); die(cfg, p) }
+			}
+			procs[i] = launch(c, i, h.resident(t, newLinear(steps, shards)), change)
+		}
+		require.ErrorIs(t, procs[1].wait(), errKilled)
+		requireSame(c, want, procs[0], procs[2])
+		h.requireClosed(t)
+	}
+}
+
+// TestResidentNaN: the sentence names the shard and the tensor, and a step that is left out leaves the same weights.
+func TestResidentNaN(t *testing.T) {
+	const steps, shards = 10, 8
+	for _, policy := range []string{NaNStop, NaNSkip} {
+		want, _ := runAlone(t, Config{NaN: policy}, poison(newLinear(steps, shards), 4, 5))
+		h := &fakeHost{}
+		c := newCoordinator(t, elastic.Policy{Min: 3})
+		var procs []*proc
+		for i := range 3 {
+			procs = append(procs, launch(c, i, poison(h.resident(t, newLinear(steps, shards)), 4, 5), func(cfg *Config, p *proc) {
+				apart(cfg, p)
+				cfg.NaN = policy
+			}))
+		}
+		if policy == NaNSkip {
+			requireSame(c, want, procs...)
+			continue
+		}
+		for _, p := range procs {
+			require.ErrorContains(t, p.wait(), "step 4: the gradient has a NaN or Inf: shard 5 brought it, in b;")
+		}
+	}
+	l := (&fakeHost{}).resident(t, newLinear(5, 4))
+	_, err := runAlone(t, Config{Fault: &Fault{Point: PointGradients, Step: 3, Rank: 0, Action: ActionNaN}}, l)
+	require.ErrorContains(t, err, "step 3: the gradient has a NaN or Inf: shard 0 brought it, in w")
+}
