@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -18,7 +20,7 @@ import (
 // fakeHost is where the devices of a test's workers find each other's memory.
 type fakeHost struct {
 	mu       sync.Mutex
-	exported [][]float32
+	exported []*sharedBuffer
 	open     int // imports that were not released
 	imports  int
 }
@@ -31,6 +33,8 @@ type sharedDevice struct {
 	grads  *sharedBuffer
 	queue  []func()
 	syncs  int
+	copied atomic.Int64          // how often others' parts were copied
+	others bool                  // such copies are enqueued
 	onSync func(n int)           // called by each Sync with its number, from 1, before anything is done; nil: nothing
 	room   int                   // buffers that are left; below zero there is no end
 	refuse func(at string) error // of Export and Import; nil: none
@@ -91,6 +95,10 @@ func (d *sharedDevice) Sync() error {
 		f()
 	}
 	d.queue = nil
+	if d.others {
+		d.others = false
+		d.copied.Add(1)
+	}
 	return nil
 }
 
@@ -108,6 +116,7 @@ func (d *sharedDevice) Zero(b kernels.Buffer) {
 func (d *sharedDevice) Copy(dst, src kernels.Buffer) {
 	to, from := dst.(*sharedBuffer), src.(*sharedBuffer)
 	require.Len(d.t, to.x, len(from.x))
+	d.others = d.others || from.owner == nil
 	d.enqueue(to, func() { copy(to.x, from.x) }, src)
 }
 
@@ -136,7 +145,7 @@ func (d *sharedDevice) Export(b kernels.Buffer) ([]byte, error) {
 	}
 	d.host.mu.Lock()
 	defer d.host.mu.Unlock()
-	d.host.exported = append(d.host.exported, b.(*sharedBuffer).x)
+	d.host.exported = append(d.host.exported, b.(*sharedBuffer))
 	return binary.LittleEndian.AppendUint32(nil, uint32(len(d.host.exported)-1)), nil
 }
 
@@ -150,7 +159,7 @@ func (d *sharedDevice) Import(handle []byte) (kernels.Buffer, error) {
 	defer d.host.mu.Unlock()
 	d.host.open++
 	d.host.imports++
-	return &sharedBuffer{d.host.exported[binary.LittleEndian.Uint32(handle)], nil, new(bool)}, nil
+	return &sharedBuffer{d.host.exported[binary.LittleEndian.Uint32(handle)].x, nil, new(bool)}, nil
 }
 
 func (d *sharedDevice) Release(b kernels.Buffer) error {
@@ -194,6 +203,12 @@ func (h *fakeHost) resident(t *testing.T, l *linear) *linear {
 	return l
 }
 
+// wide makes l's gradients long enough for every rank to own some.
+func wide(l *linear) *linear {
+	l.width = 700
+	return l
+}
+
 // apart has a worker's memory pass by messages over sockets, so that the race detector sees whether what is shared is read in time.
 func apart(cfg *Config, p *proc) { cfg.Host = string(p.id) }
 
@@ -204,6 +219,12 @@ func requireHere(t *testing.T, h *fakeHost, procs ...*proc) {
 		require.Zero(t, p.trainer.copies.pulled, "%s", p.id)
 	}
 	h.requireClosed(t)
+}
+
+func (h *fakeHost) opened() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.open
 }
 
 func (h *fakeHost) requireClosed(t *testing.T) {
@@ -225,13 +246,9 @@ func TestResidentGivesTheSameWeights(t *testing.T) {
 				c := newCoordinator(t, elastic.Policy{Min: world})
 				var procs []*proc
 				for i := range world {
-					l := newParts(steps, shards)
-					l.width = 700 // parts that begin at different multiples
-					procs = append(procs, launch(c, i, h.resident(t, l), apart))
+					procs = append(procs, launch(c, i, h.resident(t, wide(newParts(steps, shards))), apart))
 				}
-				l := newParts(steps, shards)
-				l.width = 700
-				requireSame(c, alone(t, l), procs...)
+				requireSame(c, alone(t, wide(newParts(steps, shards))), procs...)
 				requireHere(t, h, procs...)
 			})
 		}
@@ -288,7 +305,7 @@ func TestResidentWithOthers(t *testing.T) {
 // its memory. Another takes its place.
 func TestResidentKills(t *testing.T) {
 	const steps, shards = 30, 8
-	want := alone(t, newLinear(steps, shards))
+	want := alone(t, wide(newLinear(steps, shards)))
 	for at := 30; at < 46; at++ { // the waits of two steps
 		t.Run(fmt.Sprintf("wait %d", at), func(t *testing.T) {
 			h := &fakeHost{}
@@ -296,7 +313,7 @@ func TestResidentKills(t *testing.T) {
 			g := gate{15, make(chan struct{})}
 			procs := make([]*proc, 3)
 			for i := range procs {
-				l := h.resident(t, gated(steps, shards, g))
+				l := h.resident(t, wide(gated(steps, shards, g)))
 				if i == 1 {
 					l.shared.onSync = func(n int) {
 						if n == at {
@@ -308,7 +325,7 @@ func TestResidentKills(t *testing.T) {
 				procs[i] = launch(c, i, l, apart)
 			}
 			require.ErrorIs(t, procs[1].wait(), errKilled)
-			procs[1] = launch(c, 3, h.resident(t, newLinear(steps, shards)), apart)
+			procs[1] = launch(c, 3, h.resident(t, wide(newLinear(steps, shards))), apart)
 			c.until("three again", func() bool { return c.views[len(c.views)-1].RankOf("w3") >= 0 })
 			close(g.open)
 			requireSame(c, want, procs...)
@@ -321,7 +338,7 @@ func TestResidentKills(t *testing.T) {
 // device, by way of the host.
 func TestResidentLaggard(t *testing.T) {
 	const steps, shards = 20, 8
-	want := alone(t, newLinear(steps, shards))
+	want := alone(t, wide(newLinear(steps, shards)))
 	for _, point := range []string{PointReduce, PointReduced, PointApplied} {
 		h := &fakeHost{}
 		c := newCoordinator(t, elastic.Policy{Min: 2, Start: 3})
@@ -332,12 +349,48 @@ func TestResidentLaggard(t *testing.T) {
 				die := dieAt(c, Fault{Point: point, Step: 7, Rank: -1})
 				change = func(cfg *Config, p *proc) { apart(cfg, p); die(cfg, p) }
 			}
-			procs[i] = launch(c, i, h.resident(t, newLinear(steps, shards)), change)
+			procs[i] = launch(c, i, h.resident(t, wide(newLinear(steps, shards))), change)
 		}
 		require.ErrorIs(t, procs[1].wait(), errKilled)
 		requireSame(c, want, procs[0], procs[2])
 		h.requireClosed(t)
 	}
+}
+
+// TestResidentGivesUp: a worker gives up, and writes its memory, while its neighbour still copies from there. The neighbour has all the messages
+// that its sum needs, and yet must not count the step.
+func TestResidentGivesUp(t *testing.T) {
+	const steps, shards, step = 10, 8, 5
+	want := alone(t, wide(newLinear(steps, shards)))
+	h := &fakeHost{}
+	c := newCoordinator(t, elastic.Policy{Min: 2})
+	var procs [2]*proc
+	slow, other := h.resident(t, wide(newLinear(steps, shards))), h.resident(t, wide(newLinear(steps, shards)))
+	once := false
+	slow.shared.onSync = func(int) {
+		if !slow.shared.others || slow.shared.copied.Load() != step-1 || once {
+			return
+		}
+		once = true
+		own := h.opened() / 2
+		wait := func(done func() bool) { require.Eventually(t, done, 20*time.Second, time.Millisecond) }
+		wait(func() bool { return other.shared.copied.Load() >= step })
+		time.Sleep(10 * time.Millisecond) // its message is probably here; if not the step fails sooner
+		procs[1].s.pos.current().abort(errors.New("gives up"))
+		wait(func() bool { return h.opened() <= own })
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, x := range h.exported {
+			if x.owner == other.shared {
+				for i := range x.x {
+					x.x[i] = 1e6
+				}
+			}
+		}
+	}
+	procs[0], procs[1] = launch(c, 0, slow, apart), launch(c, 1, other, apart)
+	requireSame(c, want, procs[:]...)
+	require.True(t, once)
 }
 
 // TestResidentNaN: the sentence names the shard and the tensor, and a step that is left out leaves the same weights.

@@ -247,11 +247,11 @@ func (s *Session) mend(g *generation, err error) error {
 	if isDevice(err) {
 		return err
 	}
+	s.leaveDevice()
 	if !s.pos.isCurrent(g) || g.broken {
 		return nil
 	}
 	g.broken = true
-	s.leaveDevice()
 	peer := elastic.MemberID("")
 	var pe *collective.PeerError
 	moved := errors.Is(err, collective.ErrPeerMoved) || errors.Is(err, collective.ErrGenerationChanged) // nobody is to blame
