@@ -306,7 +306,7 @@ func TestResidentWithOthers(t *testing.T) {
 func TestResidentKills(t *testing.T) {
 	const steps, shards = 30, 8
 	want := alone(t, wide(newLinear(steps, shards)))
-	for at := 30; at < 46; at++ { // the waits of two steps
+	for at := 33; at < 45; at++ { // the waits of more than one step
 		t.Run(fmt.Sprintf("wait %d", at), func(t *testing.T) {
 			h := &fakeHost{}
 			c := newCoordinator(t, elastic.Policy{Min: 2, Start: 3})

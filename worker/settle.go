@@ -3,7 +3,6 @@ package worker
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"log/slog"
 
 	"github.com/farandole-ml/farandole/collective"
@@ -18,10 +17,10 @@ func (s *Session) settle(g *generation, wanted bool) error {
 	if s.res == nil {
 		return nil
 	}
-	refused := errors.New("a worker has no GPU")
+	refused, by := errors.New("a worker has no GPU"), nobody
 	if wanted {
 		var err error
-		if refused, err = s.house(g); err != nil {
+		if by, refused, err = s.house(g); err != nil {
 			return err
 		}
 	}
@@ -35,22 +34,22 @@ func (s *Session) settle(g *generation, wanted bool) error {
 		return err
 	}
 	s.res.abandon()
-	level := slog.LevelWarn
-	if s.res.told == refused.Error() {
-		level = slog.LevelInfo
+	level := slog.LevelInfo
+	if by == g.rank && s.res.told != refused.Error() {
+		level, s.res.told = slog.LevelWarn, refused.Error()
 	}
-	s.res.told = refused.Error()
-	s.log.Log(g.ctx, level, "gradients are reduced by way of the host", "gen", g.number(), "rank", g.rank, "because", refused)
+	s.log.Log(g.ctx, level, "gradients are reduced by way of the host", "gen", g.number(), "rank", g.rank, "by", by, "because", refused)
 	return nil
 }
 
-// house makes room for g's gradients on the device, and has the ranks open each other's. refused is equal on all ranks; err is this
-// one's or the group's end.
-func (s *Session) house(g *generation) (refused, err error) {
+// house makes room for g's gradients on the device, and has the ranks open each other's. What is refused, and by which rank, is equal
+// on all of them; err is this one's or the group's end.
+func (s *Session) house(g *generation) (by int, refused, err error) {
 	r, own := s.res, g.view.Ranges[g.rank]
 	r.team = newTeam(g.view, g.rank, s.plan.Shards, r.grads.Len())
 	if g.group == nil {
-		return s.tolerable(r.reserve(own, s.plan.Shards))
+		refused, err = s.tolerable(r.reserve(own, s.plan.Shards))
+		return g.rank, refused, err
 	}
 	handles, err := r.offer(own, s.plan.Shards)
 	if err == nil {
@@ -58,18 +57,18 @@ func (s *Session) house(g *generation) (refused, err error) {
 	}
 	mine, err := s.tolerable(err)
 	if err != nil {
-		return nil, err
+		return nobody, nil, err
 	}
-	offers, refused, err := s.consent(g, handles, mine)
+	offers, by, refused, err := s.consent(g, handles, mine)
 	if refused != nil || err != nil {
-		return refused, err
+		return by, refused, err
 	}
 	mine, err = s.tolerable(r.team.enter(r.dev.(kernels.Sharer), offers))
 	if err != nil {
-		return nil, err
+		return nobody, nil, err
 	}
-	_, refused, err = s.consent(g, nil, mine)
-	return refused, err
+	_, by, refused, err = s.consent(g, nil, mine)
+	return by, refused, err
 }
 
 // tolerable splits err of the device into what the way by the host avoids, and the end of the device.
@@ -84,7 +83,7 @@ func (s *Session) tolerable(err error) (refused, fatal error) {
 const reasonLen = 255
 
 // consent tells all ranks this one's handles, or why it refuses, and gives the first refusal or everybody's handles.
-func (s *Session) consent(g *generation, handles [][]byte, mine error) (all [][][]byte, refused, err error) {
+func (s *Session) consent(g *generation, handles [][]byte, mine error) (all [][][]byte, by int, refused, err error) {
 	partials := 1
 	for _, r := range g.view.Ranges {
 		partials = max(partials, len(elastic.Partials(r, s.plan.Shards)))
@@ -102,13 +101,13 @@ func (s *Session) consent(g *generation, handles [][]byte, mine error) (all [][]
 	}
 	out := make([]byte, room*g.world())
 	if err := g.group.AllGather(g.ctx, collective.Of(out), collective.Of(own[:room])); err != nil {
-		return nil, nil, err
+		return nil, nobody, nil, err
 	}
 	for rank := range g.world() {
 		record := out[rank*room : (rank+1)*room]
 		if record[0] == refusal {
 			why, _, _ := bytes.Cut(record[1:], []byte{0})
-			return nil, fmt.Errorf("rank %d: %s", rank, why), nil
+			return nil, rank, errors.New(string(why)), nil
 		}
 		list := make([][]byte, record[0])
 		rest := record[1:]
@@ -118,7 +117,7 @@ func (s *Session) consent(g *generation, handles [][]byte, mine error) (all [][]
 		}
 		all = append(all, list)
 	}
-	return all, nil, nil
+	return all, nobody, nil, nil
 }
 
 // refusal stands where a record has its number of handles.

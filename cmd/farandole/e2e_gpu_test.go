@@ -38,10 +38,13 @@ func TestE2EGPUsGiveTheCPUsWeights(t *testing.T) {
 	e := onGPUs(t, "GPUS=4", "LAZY=1")
 	want := e.alone(append(gpuArgs, "--device", "cpu")...)
 	require.Equal(t, want, e.alone(append(gpuArgs, "--device", "cuda")...))
-	r := e.run([]string{"--workers", "3", "--max", "5", "--device", "cuda", "--chaos", "kill rank=1 step=8; join step=15 count=2"}, gpuArgs...)
-	require.Zero(t, r.code, "%s", r.out)
-	require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
-	requireLedger(t, r.summary, 30)
+	for _, transport := range []string{"auto", "shm"} { // in the GPUs' memory, and by way of the host
+		flags := []string{"--workers", "3", "--max", "5", "--device", "cuda", "--transport", transport}
+		r := e.run(append(flags, "--chaos", "kill rank=1 step=8; join step=15 count=2"), gpuArgs...)
+		require.Zero(t, r.code, "%s", r.out)
+		require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
+		requireLedger(t, r.summary, 30)
+	}
 }
 
 // Workers of one host sum in the memory of their GPUs: several on one GPU, each on its own, and both at once, with one killed and
@@ -72,7 +75,7 @@ func TestE2EGPUsShareNoMemory(t *testing.T) {
 	args := append(gpuArgs, "--steps", "5")
 	want := e.alone(append(args, "--device", "cpu")...)
 	for says, flags := range map[string][]string{
-		"because=\"rank 0: cuda Emulated sm_80, GPU 0: Import: it has no access to the memory of GPU 1\"": nil,
+		`by=0 because="cuda Emulated sm_80, GPU 0: Import: it has no access to the memory of GPU 1"`: nil,
 		"formed": {"--transport", "tcp"},
 	} {
 		r := e.run(append(flags, "--workers", "3", "--device", "cuda"), args...)
