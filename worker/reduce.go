@@ -139,6 +139,16 @@ func (c *step) await() error {
 	return err
 }
 
+// deliver makes the gradients the step's sum, and says whether it is finite.
+func (s *Session) deliver(c *step) (infinite bool, err error) {
+	if c.sum.res == nil {
+		return s.vec.deliver(s.params), nil
+	}
+	infinite, err = c.sum.res.deliver(s.params)
+	s.vec.infinite = infinite || !allFinite(tail(s.vec.reduced))
+	return s.vec.infinite, err
+}
+
 // originLen is what ranks tell each other of where a NaN came from: shard and tensor, four bytes each.
 const originLen = 8
 

@@ -355,16 +355,6 @@ func (s *Session) AllReduce(ctx context.Context) error {
 	return nil
 }
 
-// deliver makes the gradients the step's sum, and says whether it is finite.
-func (s *Session) deliver(c *step) (infinite bool, err error) {
-	if c.sum.res == nil {
-		return s.vec.deliver(s.params), nil
-	}
-	infinite, err = c.sum.res.deliver(s.params)
-	s.vec.infinite = infinite || !allFinite(tail(s.vec.reduced))
-	return s.vec.infinite, err
-}
-
 // Commit says that the update is done.
 func (s *Session) Commit(ctx context.Context) {
 	c := s.cur
