@@ -47,17 +47,17 @@ func TestE2EGPUsGiveTheCPUsWeights(t *testing.T) {
 	}
 }
 
-// Workers of one host sum in the memory of their GPUs: several on one GPU, each on its own, and both at once, with one killed and
-// others joining.
+// Workers of one host sum in the memory of their GPUs: several on one GPU, each on its own, and both at once, with one killed, one
+// joining, and one that freezes while its memory is of use to others.
 func TestE2EGPUsShareMemory(t *testing.T) {
 	t.Setenv("FARANDOLE_LOG", "info")
 	e := onGPUs(t)
 	want := e.alone(append(gpuArgs, "--device", "cpu")...)
-	for _, c := range []struct{ gpus, workers string }{{"1", "2"}, {"1", "4"}, {"2", "2"}, {"3", "4"}} {
+	for _, c := range []struct{ gpus, workers, more string }{{"1", "2", ""}, {"1", "4", "; stop rank=0 step=20 for=3s"}, {"2", "2", ""}, {"3", "4", ""}} {
 		t.Run(c.workers+" on "+c.gpus, func(t *testing.T) {
 			t.Setenv("FARANDOLE_EMULATOR_GPUS", c.gpus)
 			t.Setenv("FARANDOLE_EMULATOR_LAZY", "1")
-			r := e.run([]string{"--workers", c.workers, "--device", "cuda", "--chaos", "kill rank=1 step=8; join step=15"}, gpuArgs...)
+			r := e.run([]string{"--workers", c.workers, "--device", "cuda", "--chaos", "kill rank=1 step=8; join step=15" + c.more}, gpuArgs...)
 			require.Zero(t, r.code, "%s", r.out)
 			require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
 			requireLedger(t, r.summary, 30)

@@ -105,8 +105,11 @@ func (d *device) reach(id [16]byte) error {
 	return errors.New("the memory is of a GPU that this process does not see: it is another host's, or CUDA_VISIBLE_DEVICES hides it")
 }
 
-// Release makes b nobody's.
+// Release makes b nobody's. Close has done it for what was left.
 func (d *device) Release(b kernels.Buffer) error {
+	if d.closed {
+		return nil
+	}
 	i := slices.IndexFunc(d.imports, func(m imported) bool { return m.mem == b.(*buffer).mem })
 	if i < 0 {
 		panic("cuda: Release of a buffer that was not imported, or twice")

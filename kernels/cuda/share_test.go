@@ -200,3 +200,14 @@ func TestKilledExporter(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, strings.Contains(string(maps), "emulated GPU (deleted)"), "nothing of the other's is left")
 }
+
+// TestImportAndClose: a device that is closed has let go what it imported, and Release afterwards does nothing.
+func TestImportAndClose(t *testing.T) {
+	e := newExporter(t, 0)
+	d, err := kernels.Open("cuda", kernels.Config{})
+	require.NoError(t, err)
+	b, err := d.(*device).Import(e.handle("whole"))
+	require.NoError(t, err)
+	require.NoError(t, d.Close())
+	require.NoError(t, d.(*device).Release(b))
+}
