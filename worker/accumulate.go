@@ -14,9 +14,11 @@ type accumulation struct {
 	merger *elastic.Merger // nil when shards are summed one after the other
 	at     int             // next shard, or the open one
 	slots  [][]float32
+	res    *residence // has the gradients in its own slots, and these have only tails; nil: they are on the host
 
 	// of the open shard
 	into   []float32 // nil when none is open
+	slot   int       // its number
 	plus   bool      // into is its sibling's sum
 	merges []elastic.Merge
 	in     int // elements of it that are in
@@ -58,15 +60,22 @@ func (a *accumulation) open() {
 	if a.plus = len(m.Merges) > 0 && m.Merges[0].From == slot; a.plus {
 		slot, a.merges = m.Merges[0].Into, m.Merges[1:]
 	} else {
-		a.slots[slot] = a.v.take()
+		a.slots[slot] = a.take()
 	}
-	a.into, a.in = a.slots[slot], 0
+	a.into, a.slot, a.in = a.slots[slot], slot, 0
+}
+
+func (a *accumulation) take() []float32 {
+	if a.res != nil {
+		return make([]float32, tailLen)
+	}
+	return a.v.take()
 }
 
 // pull has the Mirror, if there is one, bring the next or open shard's gradients up to element end of the vector. They are final and
 // whole tensors.
 func (a *accumulation) pull(end int) {
-	if a.v.pull == nil || end <= a.pulled || a.err != nil {
+	if a.v.pull == nil || a.res != nil || end <= a.pulled || a.err != nil {
 		return
 	}
 	if first, last := a.v.tensors(a.pulled, end); first < last {
@@ -83,6 +92,10 @@ func (a *accumulation) put(params []param, end int) {
 	if end <= a.in {
 		return
 	}
+	if a.res != nil {
+		a.putThere(params)
+		return
+	}
 	a.pull(end)
 	if bad := a.v.collect(a.into, params, a.in, end, a.plus); bad != finite {
 		a.blame(bad)
@@ -93,19 +106,34 @@ func (a *accumulation) put(params []param, end int) {
 	a.in = end
 }
 
+// putThere is put of all gradients, on the device.
+func (a *accumulation) putThere(params []param) {
+	a.in = a.v.grads
+	if a.err != nil {
+		return
+	}
+	bad, err := a.res.collect(a.slot, a.plus, params)
+	if bad != finite {
+		a.blame(bad)
+	}
+	a.err = err
+	for _, g := range a.merges {
+		a.res.plus(g.Into, g.From)
+	}
+}
+
 // add closes the next shard: what is missing of its gradients, and its loss, come in.
 func (a *accumulation) add(params []param, loss float64) {
 	a.put(params, a.v.grads)
-	tail := a.into[a.v.grads:]
 	if !a.plus {
-		clear(tail)
+		clear(tail(a.into))
 	}
-	tail[0] += float32(loss)
+	tail(a.into)[0] += float32(loss)
 	if math.IsNaN(loss) || math.IsInf(float64(float32(loss)), 0) {
 		a.blame(len(params))
 	}
 	for _, g := range a.merges {
-		plusEqual(a.slots[g.Into][a.v.grads:], a.slots[g.From][a.v.grads:])
+		plusEqual(tail(a.slots[g.Into]), tail(a.slots[g.From]))
 		a.v.give(a.slots[g.From])
 		a.slots[g.From] = nil
 	}

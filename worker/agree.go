@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"github.com/zeebo/xxh3"
@@ -20,11 +21,12 @@ type agreement struct {
 	State   uint64 // hash of the state; 0 when it was not computed
 	Stopped uint32 // 1: this rank stopped after Resume
 	Unsaved uint32 // 1: a checkpoint of Resume is due and not complete; rank 0's word counts
+	Device  uint32 // 1: this rank would reduce on its device
 }
 
-const agreementLen = 32
+const agreementLen = 36
 
-// agree compares all ranks' agreements. A difference is fatal and names both ranks.
+// agree compares all ranks' agreements, and settles where gradients are reduced. A difference is fatal and names both ranks.
 func (s *Session) agree(g *generation) error {
 	own := agreement{Resume: int64(s.pos.at().Applied), Plan: s.planHash()}
 	if s.stop > 0 && int64(s.stop) == own.Resume {
@@ -32,6 +34,9 @@ func (s *Session) agree(g *generation) error {
 	}
 	if s.saver != nil && s.due(g.view.Resume) && !s.saver.complete(g.view.Resume) {
 		own.Unsaved = 1
+	}
+	if s.res != nil {
+		own.Device = 1
 	}
 	all := []agreement{own}
 	if g.group != nil {
@@ -63,7 +68,7 @@ func (s *Session) agree(g *generation) error {
 		}
 	}
 	s.unsaved = all[0].Unsaved == 1
-	return nil
+	return s.settle(g, !slices.ContainsFunc(all, func(a agreement) bool { return a.Device == 0 }))
 }
 
 // differ says how rank's agreement differs from rank 0's.

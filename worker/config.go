@@ -43,7 +43,8 @@ type Config struct {
 	// Listen is the address of the data plane. Empty means 127.0.0.1:0.
 	Listen string
 
-	// Transport is how gradients and state travel between workers: auto.Path. Empty means auto, the best path there is.
+	// Transport is how gradients and state travel between workers: auto.Path. Empty means auto, the best path there is: for the gradients
+	// of a Resident the memory of the devices, and with any other path the host's.
 	// All workers of a job must use the same.
 	Transport string
 

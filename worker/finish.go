@@ -30,6 +30,7 @@ func (s *Session) start() error {
 		s.vec.round = s.cfg.Wire == WireBF16
 		s.vec.lay(s.params, s.bucketLen())
 		s.pos.edit(func(f *elastic.Fence) { f.HoldsState = true })
+		s.res = newResidence(s.mirror.of, s.cfg)
 	}
 	if s.cfg.Coordinator == "" {
 		if err != nil {
@@ -116,6 +117,9 @@ func (s *Session) startAlone() error {
 	}
 	close(g.ready)
 	g.ctx, g.cancel = context.WithCancelCause(s.life)
+	if err := s.settle(g, s.res != nil); err != nil {
+		return err
+	}
 	s.pos.mu.Lock()
 	defer s.pos.mu.Unlock()
 	s.pos.gen, s.pos.fence.Generation = g, 1
@@ -171,6 +175,7 @@ func (s *Session) await(ctx context.Context) (g *generation, err error) {
 // stays available until the job ends or a view changes.
 func (s *Session) conclude(ctx context.Context, g *generation) error {
 	over := func() bool { return !s.pos.working(g) }
+	s.leaveDevice() // before anyone ends and frees what is open here
 	if s.saver != nil && s.saver.running != nil {
 		select {
 		case <-s.saver.running.done:

@@ -10,6 +10,8 @@ import (
 // what it registers is a copy, and the runtime says when one side is to be brought up to date with the other. The session's
 // goroutine calls it.
 //
+// One that is a Resident too may keep its gradients on the device.
+//
 // An error of a device, a *kernels.DeviceError, ends this worker alone; the others go on without it.
 type Mirror interface {
 	// PullGradients copies the gradients of parameters number first to end-1 from the device, and zeroes them there.

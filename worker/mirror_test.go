@@ -19,6 +19,7 @@ import (
 type copies struct {
 	grads, state []copied
 	pulls        int // of the state
+	pulled       int // of gradients, counted by a residentCopies
 	broken       func() error
 }
 

@@ -20,24 +20,44 @@ func (s *Session) reduce(c *step) error {
 		panic(fmt.Sprintf("worker: AllReduce of step %d before shard %d was added", c.number, a.next()))
 	}
 	if len(a.slots) == 0 || a.slots[0] == nil { // a range without shards
-		a.slots = [][]float32{s.vec.take()}
+		a.slots = [][]float32{a.take()}
 		clear(a.slots[0])
 	}
 	if s.preempt.Load() {
-		a.slots[0][s.vec.grads+1] = 1
+		tail(a.slots[0])[1] = 1
 	}
 	if c.gen.group != nil {
-		for c.started < len(s.vec.buckets) {
-			s.startBucket(c)
-		}
-		if err := c.await(); err != nil {
+		if err := s.reduceAll(c); err != nil {
 			return err
 		}
 		s.counters.bytes.Add(int64(4 * s.vec.len()))
 	}
+	if a.res != nil {
+		a.res.keep()
+	}
 	s.vec.keep(a.slots[0], c.number)
 	a.slots[0] = nil
 	return nil
+}
+
+// reduceAll does what has not begun of the step's reduction, and waits for all of it. Gradients on the device are reduced there; two
+// more rounds with everybody then say that nobody gave up meanwhile, and the tail's sum is the first: see team.
+func (s *Session) reduceAll(c *step) error {
+	a, g := c.sum, c.gen
+	if a.res == nil {
+		for c.started < len(s.vec.buckets) {
+			s.startBucket(c)
+		}
+		return c.await()
+	}
+	if err := a.res.reduce(g.ctx, g.group); err != nil {
+		return err
+	}
+	s.startReduction(c, bucket{lo: 0, hi: tailLen, exact: true})
+	if err := c.await(); err != nil {
+		return err
+	}
+	return g.group.Barrier(g.ctx)
 }
 
 // Ready says, while Gradients computes a shard, that the gradients of parameter number first and of all those registered
@@ -46,7 +66,7 @@ func (s *Session) reduce(c *step) error {
 // Parameters are numbered from 0 in the order of Param. Calling it is never needed and never wrong if it is true.
 func (s *Session) Ready(first int) {
 	c := s.cur
-	if !s.plan.Overlap || c == nil || c.sum == nil || c.gen.group == nil || !c.sum.last() || c.gen.ctx.Err() != nil {
+	if !s.plan.Overlap || c == nil || c.sum == nil || c.sum.res != nil || c.gen.group == nil || !c.sum.last() || c.gen.ctx.Err() != nil {
 		return
 	}
 	if first < 0 || first >= len(s.params) {
@@ -85,8 +105,13 @@ func (s *Session) bucketLen() int {
 
 // startBucket begins the reduction of the step's next bucket, whose sum over all ranks comes into the first slot.
 func (s *Session) startBucket(c *step) {
-	g, a, b := c.gen, c.sum, s.vec.buckets[c.started]
 	c.started++
+	s.startReduction(c, s.vec.buckets[c.started-1])
+}
+
+// startReduction begins the reduction of elements [b.lo, b.hi) of the slots.
+func (s *Session) startReduction(c *step, b bucket) {
+	g, a := c.gen, c.sum
 	part := func(x []float32) []float32 { return x[b.lo:b.hi] }
 	out := collective.Of(part(a.slots[0]))
 	call := collective.Call{Kind: collective.OpAllReduce, Out: out, In: out}
@@ -112,6 +137,16 @@ func (c *step) await() error {
 	}
 	c.handles = nil
 	return err
+}
+
+// deliver makes the gradients the step's sum, and says whether it is finite.
+func (s *Session) deliver(c *step) (infinite bool, err error) {
+	if c.sum.res == nil {
+		return s.vec.deliver(s.params), nil
+	}
+	infinite, err = c.sum.res.deliver(s.params)
+	s.vec.infinite = infinite || !allFinite(tail(s.vec.reduced))
+	return s.vec.infinite, err
 }
 
 // originLen is what ranks tell each other of where a NaN came from: shard and tensor, four bytes each.

@@ -40,7 +40,8 @@ type Session struct {
 	params  []param
 	tensors []checkpoint.Tensor // values of the parameters, then the further state
 	mirror  mirror
-	mistake error // of registration, found when Next is called first
+	res     *residence // nil: gradients are reduced by way of the host
+	mistake error      // of registration, found when Next is called first
 
 	pos       *position
 	mail      *mailbox
@@ -209,6 +210,9 @@ func (s *Session) advance(ctx context.Context, g *generation) error {
 	}
 	s.cur = &step{number: applied + 1, gen: g}
 	s.cur.sum = s.vec.accumulate(g.view.Ranges[g.rank], s.plan.Shards, s.cfg.Reduce == ReduceTree)
+	if s.res.here() {
+		s.cur.sum.res = s.res
+	}
 	return nil
 }
 
@@ -243,6 +247,7 @@ func (s *Session) mend(g *generation, err error) error {
 	if isDevice(err) {
 		return err
 	}
+	s.leaveDevice()
 	if !s.pos.isCurrent(g) || g.broken {
 		return nil
 	}
@@ -281,7 +286,10 @@ func (s *Session) Add(shard elastic.Shard, loss float64) {
 		panic(fmt.Sprintf("worker: %v added where shard %d of step %d was due", shard, want, c.number))
 	}
 	c.sum.pull(s.vec.grads)
-	if nan {
+	switch {
+	case nan && c.sum.res != nil:
+		c.sum.err = c.sum.res.poison(s.params)
+	case nan:
 		s.params[0].grad[0] = float32(math.NaN())
 	}
 	c.sum.add(s.params, loss)
@@ -321,7 +329,12 @@ func (s *Session) AllReduce(ctx context.Context) error {
 			return fmt.Errorf("worker: step %d: %w", c.number, err)
 		}
 		c.reduced = true
-		if s.vec.deliver(s.params) {
+		infinite, err := s.deliver(c)
+		if err != nil {
+			s.fail(err)
+			return err
+		}
+		if infinite {
 			origin = s.origin(c)
 		}
 		s.strike(PointReduced, c.number, c.gen.rank)
@@ -331,6 +344,9 @@ func (s *Session) AllReduce(ctx context.Context) error {
 	}
 	if s.vec.infinite {
 		return s.notFinite(ctx, c, origin)
+	}
+	if c.sum != nil && c.sum.res != nil {
+		return nil // they never left
 	}
 	if err := s.mirror.pushGradients(); err != nil {
 		s.fail(err)
@@ -387,6 +403,7 @@ func (s *Session) Close() {
 		if s.cur != nil {
 			_ = s.cur.await()
 		}
+		s.leaveDevice()
 		s.cur, s.vec.reduced = nil, nil
 		s.vec.release()
 	})

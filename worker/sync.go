@@ -126,9 +126,16 @@ func (s *Session) carryOut(g *generation) (lag bool, err error) {
 
 // supply sends what the others' plans ask of this rank.
 func (s *Session) supply(g *generation) error {
-	asked := func(p elastic.SyncPlan) bool { return p.Kind == elastic.SyncState && slices.Contains(p.From, g.rank) }
-	if slices.ContainsFunc(g.view.Sync, asked) {
+	asked := func(kind elastic.SyncKind) bool {
+		return slices.ContainsFunc(g.view.Sync, func(p elastic.SyncPlan) bool { return p.Kind == kind && slices.Contains(p.From, g.rank) })
+	}
+	if asked(elastic.SyncState) {
 		if err := s.mirror.pull(); err != nil {
+			return err
+		}
+	}
+	if asked(elastic.SyncReduced) {
+		if err := s.bringHome(); err != nil {
 			return err
 		}
 	}

@@ -37,8 +37,9 @@ type linear struct {
 	start         chan struct{} // no gradient before it is closed; nil: at once
 	err           error
 
-	copies  *copies // what is registered is a copy, as with a GPU; nil: the memory itself
-	parts   int     // w is registered as so many parameters; 0: one
+	shared  *sharedDevice // has the gradients; nil: copies, if there are any
+	copies  *copies       // what is registered is a copy, as with a GPU; nil: the memory itself
+	parts   int           // w is registered as so many parameters; 0: one
 	overlap bool
 	middle  func(ctx context.Context, s elastic.Shard) error // called between two Readys
 	session *Session
@@ -51,6 +52,9 @@ func newLinear(steps, shards int) *linear {
 func (l *linear) Setup(_ context.Context, s *Session) error {
 	l.w, l.g = make([]float32, l.width), make([]float32, l.width)
 	l.b, l.gb = make([]float32, 1), make([]float32, 1)
+	if l.shared != nil {
+		l.g, l.gb = l.shared.gradients(l.width)
+	}
 	l.m = make([]float32, l.width+1)
 	r := rand.New(rand.NewPCG(l.seed, 0))
 	for i := range l.w {
@@ -70,7 +74,10 @@ func (l *linear) Setup(_ context.Context, s *Session) error {
 	}
 	s.Param("b", []int{1}, l.copies.value(l.b), l.copies.grad(l.gb))
 	s.State("momentum", l.copies.value(l.m))
-	if l.copies != nil {
+	switch {
+	case l.shared != nil:
+		s.Mirror(&residentCopies{copies: l.copies, on: l.shared})
+	case l.copies != nil:
 		s.Mirror(l.copies)
 	}
 	return l.err
@@ -83,6 +90,9 @@ func (l *linear) Gradients(ctx context.Context, s elastic.Shard) (float64, error
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
 		}
+	}
+	if l.shared != nil {
+		_ = l.shared.Sync() // what is enqueued comes before what this writes
 	}
 	if l.before != nil {
 		if err := l.before(ctx, s); err != nil {

@@ -88,9 +88,23 @@ func (v *vector) tensors(lo, hi int) (first, end int) {
 	return first, end
 }
 
-func (v *vector) len() int { return v.grads + 2 }
+func (v *vector) len() int { return v.grads + tailLen }
 
 func (v *vector) take() []float32 { return v.buffers.take(v.len()) }
+
+func (v *vector) give(b []float32) {
+	if len(b) == v.len() { // what is shorter is no vector
+		v.buffers.give(b)
+	}
+}
+
+// tail is the loss and the votes of a vector, or of one whose gradients are elsewhere, which has nothing but them.
+func tail(b []float32) []float32 { return b[len(b)-tailLen:] }
+
+const tailLen = 2
+
+// away says that the reduced gradients are on the device.
+func (v *vector) away() bool { return v.reduced != nil && len(v.reduced) < v.len() }
 
 // keep makes b the reduced vector of a step.
 func (v *vector) keep(b []float32, step elastic.Step) {
@@ -105,10 +119,10 @@ func (v *vector) lose() {
 }
 
 // loss is the mean over the shards of the reduced step.
-func (v *vector) loss(shards int) float64 { return float64(v.reduced[v.grads]) / float64(shards) }
+func (v *vector) loss(shards int) float64 { return float64(tail(v.reduced)[0]) / float64(shards) }
 
 // vote says whether anyone asked to stop after the reduced step.
-func (v *vector) vote() bool { return v.reduced[v.grads+1] > 0 }
+func (v *vector) vote() bool { return tail(v.reduced)[1] > 0 }
 
 // each runs f over the pieces in [lo, hi), which whole gradients fill, on as many threads as pay.
 func (v *vector) each(lo, hi int, f func(p piece)) {
@@ -197,7 +211,7 @@ func (v *vector) deliver(params []param) bool {
 			bad.Store(true)
 		}
 	})
-	v.infinite = bad.Load() || !allFinite(v.reduced[v.grads:])
+	v.infinite = bad.Load() || !allFinite(tail(v.reduced))
 	return v.infinite
 }
 

@@ -38,10 +38,52 @@ func TestE2EGPUsGiveTheCPUsWeights(t *testing.T) {
 	e := onGPUs(t, "GPUS=4", "LAZY=1")
 	want := e.alone(append(gpuArgs, "--device", "cpu")...)
 	require.Equal(t, want, e.alone(append(gpuArgs, "--device", "cuda")...))
-	r := e.run([]string{"--workers", "3", "--max", "5", "--device", "cuda", "--chaos", "kill rank=1 step=8; join step=15 count=2"}, gpuArgs...)
-	require.Zero(t, r.code, "%s", r.out)
-	require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
-	requireLedger(t, r.summary, 30)
+	for _, transport := range []string{"auto", "shm"} { // in the GPUs' memory, and by way of the host
+		flags := []string{"--workers", "3", "--max", "5", "--device", "cuda", "--transport", transport}
+		r := e.run(append(flags, "--chaos", "kill rank=1 step=8; join step=15 count=2"), gpuArgs...)
+		require.Zero(t, r.code, "%s", r.out)
+		require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
+		requireLedger(t, r.summary, 30)
+	}
+}
+
+// Workers of one host sum in the memory of their GPUs: several on one GPU, each on its own, and both at once, with one killed, one
+// joining, and one that freezes while its memory is of use to others.
+func TestE2EGPUsShareMemory(t *testing.T) {
+	t.Setenv("FARANDOLE_LOG", "info")
+	e := onGPUs(t)
+	want := e.alone(append(gpuArgs, "--device", "cpu")...)
+	for _, c := range []struct{ gpus, workers, more string }{{"1", "2", ""}, {"1", "4", "; stop rank=0 step=20 for=3s"}, {"2", "2", ""}, {"3", "4", ""}} {
+		t.Run(c.workers+" on "+c.gpus, func(t *testing.T) {
+			t.Setenv("FARANDOLE_EMULATOR_GPUS", c.gpus)
+			t.Setenv("FARANDOLE_EMULATOR_LAZY", "1")
+			r := e.run([]string{"--workers", c.workers, "--device", "cuda", "--chaos", "kill rank=1 step=8; join step=15" + c.more}, gpuArgs...)
+			require.Zero(t, r.code, "%s", r.out)
+			require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
+			requireLedger(t, r.summary, 30)
+			require.Contains(t, r.out, "gradients are reduced in the memory of GPUs")
+			require.NotContains(t, r.out, "by way of the host")
+			require.NotContains(t, r.out, "emulated driver")
+		})
+	}
+}
+
+// Where one worker's GPU does not reach another's, or the job asks for another path, all gradients go by way of the host.
+func TestE2EGPUsShareNoMemory(t *testing.T) {
+	t.Setenv("FARANDOLE_LOG", "info")
+	e := onGPUs(t, "GPUS=3", "ALONE=1")
+	args := append(gpuArgs, "--steps", "5")
+	want := e.alone(append(args, "--device", "cpu")...)
+	for says, flags := range map[string][]string{
+		`by=0 because="cuda Emulated sm_80, GPU 0: Import: it has no access to the memory of GPU 1"`: nil,
+		"formed": {"--transport", "tcp"},
+	} {
+		r := e.run(append(flags, "--workers", "3", "--device", "cuda"), args...)
+		require.Zero(t, r.code, "%s", r.out)
+		require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
+		require.Contains(t, r.out, says)
+		require.NotContains(t, r.out, "in the memory of GPUs")
+	}
 }
 
 // Products of bfloat16 have the bits of the GPU's kind: the same for any number of workers, with one killed and others joining.

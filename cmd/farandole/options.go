@@ -56,7 +56,7 @@ func (o *jobOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.device, "device", "auto", "where workers compute: auto, cpu or cuda")
 	f.StringVar(&o.reduce, "reduce", "tree", "how gradients are summed: tree (the same bits for any number of workers) or ring (fewest bytes)")
 	f.StringVar(&o.wire, "wire", "f32", "number format of gradients between workers: f32, or bf16 for half the bytes")
-	f.StringVar(&o.transport, "transport", "auto", "how gradients travel between workers: auto (the best there is), shm, uds, tcp, grpc or fabric")
+	f.StringVar(&o.transport, "transport", "auto", "how gradients travel between workers: auto (the best there is, the memory of GPUs too), shm, uds, tcp, grpc or fabric")
 	f.StringVar(&o.ckptDir, "checkpoint-dir", "", "`directory` of checkpoints; a job goes on from the newest complete one there")
 	f.Int64Var(&o.ckptEvery, "checkpoint-every", 0, "`steps` between checkpoints (0: only at the end)")
 	f.DurationVar(&o.liveness, "liveness", time.Second, "silence after which a worker is lost: shorter notices sooner, longer forgives a busy machine")

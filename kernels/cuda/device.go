@@ -43,6 +43,7 @@ type device struct {
 	stage   []float32 // registered; what is copied passes through here
 	staged  int       // of it in use until the next wait
 	hosts   []hostMemory
+	imports []imported
 	closed  bool
 }
 
@@ -169,6 +170,9 @@ func (d *device) Close() error {
 		if err == nil {
 			err = e
 		}
+	}
+	for _, m := range d.imports {
+		keep(m.close())
 	}
 	keep(release(d.pool.close()))
 	for _, h := range d.hosts {

@@ -8,6 +8,7 @@
 #include <cuda.h>
 #include <dlfcn.h>
 #include <stdio.h>
+#include <string.h>
 
 typedef int entry(void);
 
@@ -77,6 +78,31 @@ int farandole_unregister(void *host) { return cuMemHostUnregister(host); }
 int farandole_share(void *function, int bytes) {
 	return cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes);
 }
+
+_Static_assert(sizeof(CUipcMemHandle) == FARANDOLE_IPC_BYTES, "the size of a handle");
+
+int farandole_ipc_get(uint64_t at, void *handle, uint64_t *offset) {
+	CUdeviceptr base;
+	size_t bytes;
+	CUipcMemHandle h;
+	int code = cuMemGetAddressRange(&base, &bytes, at);
+	if (code == success) code = cuIpcGetMemHandle(&h, base);
+	if (code != success) return code;
+	memcpy(handle, &h, sizeof h);
+	*offset = at - base;
+	return success;
+}
+
+int farandole_ipc_open(const void *handle, uint64_t *base) {
+	CUipcMemHandle h;
+	CUdeviceptr at;
+	memcpy(&h, handle, sizeof h);
+	int code = cuIpcOpenMemHandle(&at, h, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS);
+	if (code == success) *base = at;
+	return code;
+}
+
+int farandole_ipc_close(uint64_t base) { return cuIpcCloseMemHandle(base); }
 
 int farandole_launch(void *function, struct farandole_dim grid, struct farandole_dim block, unsigned shared, void *stream, uint64_t *args, int n) {
 	void *params[FARANDOLE_MAX_ARGS];

@@ -17,6 +17,13 @@ int farandole_register(void *host, size_t bytes);
 int farandole_unregister(void *host);
 int farandole_share(void *function, int bytes);
 
+// Memory that other processes of the host can reach. A handle has FARANDOLE_IPC_BYTES bytes and means the whole allocation that at lies in, offset
+// bytes before at; what is opened is that allocation.
+#define FARANDOLE_IPC_BYTES 64
+int farandole_ipc_get(uint64_t at, void *handle, uint64_t *offset);
+int farandole_ipc_open(const void *handle, uint64_t *base);
+int farandole_ipc_close(uint64_t base);
+
 // farandole_launch launches a kernel with n parameters, at most FARANDOLE_MAX_ARGS, boxed in eight bytes each. gorgonia.org/cu lays out
 // their addresses in memory of C's by Go's assignments: when the garbage collector is at work these hand it what malloc left there,
 // and the program ends when that looks like a pointer.

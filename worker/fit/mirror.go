@@ -5,9 +5,12 @@ import (
 
 	"github.com/farandole-ml/farandole/kernels"
 	"github.com/farandole-ml/farandole/kernels/nn"
+	"github.com/farandole-ml/farandole/worker"
 )
 
-// mirror is a worker.Mirror: host memory laid out as a model's and its optimizer's buffers are, so that copies are single
+var _ worker.Resident = (*mirror)(nil)
+
+// mirror is a worker.Resident: host memory laid out as a model's and its optimizer's buffers are, so that copies are single
 // passes over long runs.
 type mirror struct {
 	dev   kernels.Device
@@ -76,6 +79,9 @@ func joined(runs, spans []span) []span {
 	}
 	return runs[:n]
 }
+
+// Gradients are those of the flat buffer, in the model's order.
+func (m *mirror) Gradients() (kernels.Device, kernels.Buffer) { return m.dev, m.grads.device }
 
 // An upload's error sticks to the device: the next wait tells it.
 func (m *mirror) PushGradients() error {

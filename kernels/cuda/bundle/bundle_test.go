@@ -80,6 +80,7 @@ func TestBundleOnTheEmulator(t *testing.T) {
 	for _, name := range []string{"open", "hashes", "training", "suite", "memory", "step-f32-b4", "step-f32-b32", "products-f32", "attention-f32", "launch-and-transfer"} {
 		require.Equal(t, passed, partOf(t, r, name).Verdict, "%s: %s", name, partOf(t, r, name).Note)
 	}
+	require.Contains(t, partOf(t, r, "training").Note, "gradients reduced in the GPU's memory")
 	for _, name := range []string{"f32 Copy/device", "f32 Memory/AdamW", "f32 Product/head/weight", "f32 Attention/backward", "f32 Launch/host", "f32 Transfer/upload"} {
 		require.NotEmpty(t, r.Figures[name], name)
 	}
@@ -129,7 +130,7 @@ func TestBundleWithAWrongHash(t *testing.T) {
 	require.Equal(t, failed, p.Verdict)
 	require.Len(t, p.Failures, 1)
 	require.Equal(t, "TestHashes/kernel/GELU", p.Failures[0].What)
-	require.Len(t, partOf(t, r, "training").Failures, 3, "GPU with a kill, GPU alone, and the CPU")
+	require.Len(t, partOf(t, r, "training").Failures, 4, "GPU with a kill, the same by way of the host, GPU alone, and the CPU")
 	require.Equal(t, passed, partOf(t, r, "suite").Verdict, "the rest is as it was")
 }
 

@@ -179,7 +179,10 @@ func (b *bench) train(ctx context.Context, device string, args []string, flags .
 	defer func() { _ = os.Remove(file) }()
 	argv := append([]string{b.program("farandole"), "run", "--device", device, "--summary", file}, flags...)
 	argv = append(argv, "--", b.program("gpt"), "--data", filepath.Join(b.bundle, textFile))
+	env := b.env
+	b.env = append(slices.Clip(env), "FARANDOLE_LOG=info") // workers say where they reduce
 	e = b.run(ctx, timeLeft(ctx), append(argv, args...)...)
+	b.env = env
 	var s struct {
 		Weights     string `json:"weights_sha256"`
 		Generations int    `json:"generations"`
@@ -213,7 +216,7 @@ func training(ctx context.Context, b *bench, r *report) result {
 		return failing(failure{What: err.Error()})
 	}
 	var failures []failure
-	check := func(what, device string, flags ...string) (generations int, ok bool) {
+	check := func(what, device string, flags ...string) (generations int, output string, ok bool) {
 		sha, generations, e, err := b.train(ctx, device, s.training, flags...)
 		switch {
 		case err != nil:
@@ -221,22 +224,27 @@ func training(ctx context.Context, b *bench, r *report) result {
 		case sha != expected[key]:
 			failures = append(failures, failure{what + ": weights " + sha + ", the build's CPU had " + expected[key], last(e.output)})
 		default:
-			return generations, true
+			return generations, e.output, true
 		}
-		return generations, false
+		return generations, e.output, false
 	}
-	generations, same := check("two workers on the GPU, one killed", "cuda", "--workers", "2", "--chaos", s.chaos)
+	generations, output, same := check("two workers on the GPU, one killed", "cuda", "--workers", "2", "--chaos", s.chaos)
 	if same && generations < 2 {
 		failures = append(failures, failure{What: "nobody was killed: the job had one generation"})
 	}
-	if !same { // which of the two makes the difference?
+	if !same { // which of the three makes the difference?
+		check("two workers on the GPU, one killed, gradients by way of the host", "cuda", "--workers", "2", "--chaos", s.chaos, "--transport", "shm")
 		check("one worker on the GPU, undisturbed", "cuda", "--workers", "1")
 	}
 	check("one worker on the CPU", "cpu", "--workers", "1")
 	if len(failures) > 0 {
 		return failing(failures...)
 	}
-	return pass("weights %.12s… as on the CPU, %d generations", expected[key], generations)
+	where := "in the GPU's memory"
+	if strings.Contains(output, "by way of the host") {
+		where = "by way of the host, at least at times: the log says why"
+	}
+	return pass("weights %.12s… as on the CPU, %d generations, gradients reduced %s", expected[key], generations, where)
 }
 
 // trainingBF16 compares a job of two workers, of which one is killed, with one of a single worker on the same GPU: the CPU has other bits.

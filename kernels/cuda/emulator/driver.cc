@@ -4,35 +4,27 @@
 // runs at the same time.
 #include "driver_state.h"
 
+using driver::asked;
+using driver::contexts;
+using driver::current;
 using driver::refuse;
+
+namespace driver {
+
+std::recursive_mutex lock;
+const settings& asked() {
+  static const settings s;
+  return s;
+}
+std::map<int, CUctx_st> contexts;
+thread_local CUcontext current;
+
+}  // namespace driver
 
 namespace {
 
-std::recursive_mutex lock;
-const driver::settings& asked() {
-  static const driver::settings s;
-  return s;
-}
 bool initialized;
-std::map<int, CUctx_st> contexts;  // the primary ones, by GPU
 std::set<int> lost;
-thread_local CUcontext current;
-
-#define API(name, ...) extern "C" __attribute__((visibility("default"))) CUresult CUDAAPI name(__VA_ARGS__)
-#define LOCKED const std::lock_guard<std::recursive_mutex> locked(lock)
-
-// A call that needs a context begins with IN_CONTEXT, which names it c.
-CUresult usable(CUcontext c, const char* call) {
-  if (!initialized) return refuse(CUDA_ERROR_NOT_INITIALIZED, "%s before cuInit", call);
-  if (!c) return refuse(CUDA_ERROR_INVALID_CONTEXT, "%s on a thread without a context", call);
-  if (!contexts.count(c->gpu) || &contexts.at(c->gpu) != c) return refuse(CUDA_ERROR_CONTEXT_IS_DESTROYED, "%s in a released context", call);
-  if (lost.count(c->gpu)) return CUDA_ERROR_DEVICE_UNAVAILABLE;
-  return c->broken;
-}
-#define IN_CONTEXT      \
-  LOCKED;               \
-  CUcontext c = current; \
-  if (CUresult bad = usable(c, __func__)) return bad
 
 int capability_of(int gpu) { return gpu == asked().other.gpu ? static_cast<int>(asked().other.number) : driver::capability; }
 
@@ -45,8 +37,8 @@ CUresult add(CUcontext c, CUstream s, const char* call, std::function<CUresult()
   return asked().lazy ? CUDA_SUCCESS : c->finish(s);
 }
 
-CUresult copy(CUcontext c, CUstream s, const char* call, CUdeviceptr device, const void* host, size_t n, std::function<void()> move) {
-  if (!c->covers(device, n)) return refuse(CUDA_ERROR_INVALID_VALUE, "%s: %zu bytes at %#llx are not memory of this GPU", call, n, device);
+CUresult copy(CUcontext c, CUstream s, const char* call, bool there, CUdeviceptr device, const void* host, size_t n, std::function<void()> move) {
+  if (!there) return refuse(CUDA_ERROR_INVALID_VALUE, "%s: %zu bytes at %#llx are not memory of this GPU", call, n, device);
   if (!c->registered(host, n)) return refuse(CUDA_ERROR_INVALID_VALUE, "%s: the host's memory is not registered", call);
   return add(c, s, call, [c, host, n, call, move] {
     if (!c->registered(host, n)) return refuse(CUDA_ERROR_ILLEGAL_ADDRESS, "%s: the host's memory was released before the copy", call);
@@ -56,6 +48,14 @@ CUresult copy(CUcontext c, CUstream s, const char* call, CUdeviceptr device, con
 }
 
 }  // namespace
+
+CUresult driver::usable(CUcontext c, const char* call) {
+  if (!initialized) return refuse(CUDA_ERROR_NOT_INITIALIZED, "%s before cuInit", call);
+  if (!c) return refuse(CUDA_ERROR_INVALID_CONTEXT, "%s on a thread without a context", call);
+  if (!contexts.count(c->gpu) || &contexts.at(c->gpu) != c) return refuse(CUDA_ERROR_CONTEXT_IS_DESTROYED, "%s in a released context", call);
+  if (lost.count(c->gpu)) return CUDA_ERROR_DEVICE_UNAVAILABLE;
+  return c->broken;
+}
 
 // finish does a stream's work and looks at the guards of all memory.
 CUresult CUctx_st::finish(CUstream_st* s) {
@@ -94,6 +94,8 @@ API(cuGetErrorString, CUresult code, const char** text) {
       {CUDA_ERROR_INVALID_CONTEXT, "invalid device context"},
       {CUDA_ERROR_NO_BINARY_FOR_GPU, "no kernel image is available for execution on the device"},
       {CUDA_ERROR_INVALID_PTX, "a PTX JIT compilation failed"},
+      {CUDA_ERROR_MAP_FAILED, "mapping of buffer object failed"},
+      {CUDA_ERROR_PEER_ACCESS_UNSUPPORTED, "peer access is not supported between these two devices"},
       {CUDA_ERROR_INVALID_HANDLE, "invalid resource handle"},
       {CUDA_ERROR_NOT_FOUND, "named symbol not found"},
       {CUDA_ERROR_ILLEGAL_ADDRESS, "an illegal memory access was encountered"},
@@ -162,6 +164,7 @@ API(cuDevicePrimaryCtxRelease, CUdevice gpu) {
   if (!c->second.memories.empty() && !c->second.broken && !lost.count(gpu)) {
     refuse(CUDA_ERROR_INVALID_VALUE, "%zu pieces of memory were not freed", c->second.memories.size());
   }
+  if (!c->second.opened.empty()) refuse(CUDA_ERROR_INVALID_VALUE, "%zu pieces of other processes' memory were not closed", c->second.opened.size());
   contexts.erase(c);
   return CUDA_SUCCESS;
 }
@@ -187,6 +190,7 @@ API(cuMemAlloc, CUdeviceptr* at, size_t n) {
   if (n == 0) return refuse(CUDA_ERROR_INVALID_VALUE, "cuMemAlloc of nothing");
   if (n > asked().memory - c->used) return CUDA_ERROR_OUT_OF_MEMORY;
   driver::memory m(n);
+  if (!m.at()) return CUDA_ERROR_OUT_OF_MEMORY;
   *at = m.at();
   c->used += n;
   c->memories.emplace(*at, std::move(m));
@@ -221,17 +225,17 @@ API(cuMemHostUnregister, void* host) {
 
 API(cuMemcpyHtoDAsync, CUdeviceptr to, const void* from, size_t n, CUstream s) {
   IN_CONTEXT;
-  return copy(c, s, "cuMemcpyHtoDAsync", to, from, n, [=] { memcpy(reinterpret_cast<void*>(to), from, n); });
+  return copy(c, s, "cuMemcpyHtoDAsync", c->covers(to, n), to, from, n, [=] { memcpy(reinterpret_cast<void*>(to), from, n); });
 }
 
 API(cuMemcpyDtoHAsync, void* to, CUdeviceptr from, size_t n, CUstream s) {
   IN_CONTEXT;
-  return copy(c, s, "cuMemcpyDtoHAsync", from, to, n, [=] { memcpy(to, reinterpret_cast<void*>(from), n); });
+  return copy(c, s, "cuMemcpyDtoHAsync", c->reaches(from, n), from, to, n, [=] { memcpy(to, reinterpret_cast<void*>(from), n); });
 }
 
 API(cuMemcpyDtoDAsync, CUdeviceptr to, CUdeviceptr from, size_t n, CUstream s) {
   IN_CONTEXT;
-  if (!c->covers(to, n) || !c->covers(from, n)) return refuse(CUDA_ERROR_INVALID_VALUE, "cuMemcpyDtoDAsync: %zu bytes from %#llx to %#llx are not memory of this GPU", n, from, to);
+  if (!c->covers(to, n) || !c->reaches(from, n)) return refuse(CUDA_ERROR_INVALID_VALUE, "cuMemcpyDtoDAsync: %zu bytes from %#llx to %#llx are not memory of this GPU", n, from, to);
   return add(c, s, "cuMemcpyDtoDAsync", [=] {
     memmove(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), n);
     return CUDA_SUCCESS;

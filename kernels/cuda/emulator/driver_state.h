@@ -29,6 +29,7 @@ namespace driver {
 //   FARANDOLE_EMULATOR_MEMORY=n     bytes of memory of each (1 GiB)
 //   FARANDOLE_EMULATOR_LAZY=1       a stream does its work only when something waits for it
 //   FARANDOLE_EMULATOR_CAPABILITY=GPU:n   that GPU says that its compute capability is n, say 90, and not 80
+//   FARANDOLE_EMULATOR_ALONE=n      GPU n and the others do not reach each other's memory
 //   FARANDOLE_EMULATOR_FAIL=place   that launch ends with an error, like an invalid address; the context is of no use then
 //   FARANDOLE_EMULATOR_LOSE=place   the GPU is lost at that launch: all calls for it fail from then on
 struct place {
@@ -52,6 +53,7 @@ inline long number(const char* name, long otherwise) {
 struct settings {
   long gpus = number("FARANDOLE_EMULATOR_GPUS", 1);
   size_t memory = static_cast<size_t>(number("FARANDOLE_EMULATOR_MEMORY", 1L << 30));
+  long alone = number("FARANDOLE_EMULATOR_ALONE", -1);
   bool lazy = number("FARANDOLE_EMULATOR_LAZY", 0) != 0;
   place fail{"FARANDOLE_EMULATOR_FAIL"}, lose{"FARANDOLE_EMULATOR_LOSE"}, other{"FARANDOLE_EMULATOR_CAPABILITY"};
 };
@@ -78,25 +80,26 @@ constexpr unsigned char guard_byte = 0x5a, new_byte = 0xff;
 
 class memory {
  public:
-  explicit memory(size_t n) : bytes(n), all(static_cast<unsigned char*>(aligned_alloc(guard, whole()))) {
-    memset(all.get(), guard_byte, whole());
-    memset(all.get() + guard, new_byte, n);
-  }
-  CUdeviceptr at() const { return reinterpret_cast<CUdeviceptr>(all.get() + guard); }
-  bool intact() const {
-    for (size_t i = 0; i < guard; i++) {
-      if (all.get()[i] != guard_byte || all.get()[guard + bytes + i] != guard_byte) return false;
-    }
-    return true;
-  }
+  explicit memory(size_t n);
+  memory(memory&& m) noexcept : bytes(m.bytes), all(m.all), file(m.file) { m.all = nullptr, m.file = -1; }
+  ~memory();
+  CUdeviceptr at() const { return all ? reinterpret_cast<CUdeviceptr>(all + guard) : 0; }  // 0: the host has no more
+  bool intact() const;
+  // share gives the file that has the memory from now on, where it was, and that another process may map; -1 where there can be none.
+  int share();
+  static size_t whole(size_t n) { return n + 2 * guard; }
   const size_t bytes;
 
  private:
-  struct release {
-    void operator()(void* p) const { free(p); }
-  };
-  size_t whole() const { return (2 * guard + bytes + guard - 1) / guard * guard; }
-  std::unique_ptr<unsigned char, release> all;
+  unsigned char* all;
+  int file = -1;
+};
+
+// Memory of another process, mapped for reading. Opened again it is where it was.
+struct opening {
+  size_t bytes;
+  unsigned long inode;
+  int times;
 };
 
 }  // namespace driver
@@ -130,15 +133,24 @@ struct CUctx_st {
   std::set<std::unique_ptr<CUstream_st>> streams;
   std::set<std::unique_ptr<CUevent_st>> events;
   std::set<std::unique_ptr<CUmod_st>> modules;
+  std::map<CUdeviceptr, driver::opening> opened;
   size_t used = 0;
   long launches = 0;
 
-  // covers says whether [at, at+n) lies in one piece of the GPU's memory; registered, of the host's.
+  // covers says whether [at, at+n) lies in one piece of the GPU's memory; reaches, of that or of another process's; registered, of the
+  // host's.
   bool covers(CUdeviceptr at, size_t n) const {
     auto m = memories.upper_bound(at);
     if (m == memories.begin()) return false;
     --m;
     return at + n <= m->first + m->second.bytes;
+  }
+  bool reaches(CUdeviceptr at, size_t n) const {
+    if (covers(at, n)) return true;
+    auto o = opened.upper_bound(at);
+    if (o == opened.begin()) return false;
+    --o;
+    return at + n <= o->first + o->second.bytes;
   }
   bool registered(const void* host, size_t n) const {
     const uintptr_t at = reinterpret_cast<uintptr_t>(host);
@@ -175,6 +187,24 @@ bool drop(std::set<std::unique_ptr<T>>& all, T* handle) {
 // that is not there, or is not the same, means that PTX and host build are of different sources.
 CUresult entries(const char* text, std::map<std::string, CUfunc_st>& functions);
 
+// The process's state, guarded by lock.
+extern std::recursive_mutex lock;
+extern std::map<int, CUctx_st> contexts;  // the primary ones, by GPU
+extern thread_local CUcontext current;
+const settings& asked();
+
+// usable says why a call has no context to work in.
+CUresult usable(CUcontext c, const char* call);
+
 }  // namespace driver
+
+#define API(name, ...) extern "C" __attribute__((visibility("default"))) CUresult CUDAAPI name(__VA_ARGS__)
+#define LOCKED const std::lock_guard<std::recursive_mutex> locked(driver::lock)
+
+// A call that needs a context begins with IN_CONTEXT, which names it c.
+#define IN_CONTEXT               \
+  LOCKED;                        \
+  CUcontext c = driver::current; \
+  if (CUresult bad = driver::usable(c, __func__)) return bad
 
 #endif
