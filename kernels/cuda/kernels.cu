@@ -6,3 +6,4 @@
 #include "sums.cu"
 #include "windows.cu"
 #include "attention.cu"
+#include "attention_bf16.cu"
