@@ -20,6 +20,7 @@
 //	power2(x)                            2ˣ as the GPU computes it: in classes that name the GPU, and nowhere else; subnormal results are +0
 //	largest_number(x, y)                 the larger one; the other where one is NaN
 //
+//	INLINE                               behind a lambda's parameters: it becomes part of the function around it
 //	fresh(x)                             x; what follows from it is computed where it is used, and not kept in registers before
 #ifndef FARANDOLE_CUDA_DEVICE_H
 #define FARANDOLE_CUDA_DEVICE_H
@@ -69,6 +70,7 @@ static __device__ __forceinline__ float sqrt1(float x) { return __fsqrt_rn(x); }
 #endif
 
 #define DEVICE static __device__ __forceinline__
+#define INLINE __attribute__((always_inline))
 #define KERNEL(name, threads, ...) extern "C" __global__ __launch_bounds__(threads) void name(__VA_ARGS__)
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define DYNAMIC_SHARED(name)                              \

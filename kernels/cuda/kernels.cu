@@ -7,3 +7,4 @@
 #include "windows.cu"
 #include "attention.cu"
 #include "attention_bf16.cu"
+#include "attention_bf16_backward.cu"

@@ -28,6 +28,7 @@
 #define __device__
 #define __forceinline__ inline
 #define DEVICE static inline
+#define INLINE
 
 struct uint3 {
   unsigned x, y, z;

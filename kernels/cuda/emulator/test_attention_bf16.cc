@@ -88,6 +88,16 @@ void forward(const problem& p, const floats& out) {
          out.get(), p.qkv.get(), (wide)p.t, (wide)p.heads, (wide)p.hs, p.scale);
 }
 
+void backward(const problem& p, const floats& dqkv) {
+  const bool n = narrow(p);
+  const floats statistics(static_cast<size_t>(2 * p.b * p.heads) * pieces(p.t, ATTENTION_BF16_ROWS) * ATTENTION_BF16_ROWS);
+  launch(n ? "attention_bf16_rows_64" : "attention_bf16_rows_128", grid_of(p), {ATTENTION_BF16_THREADS}, ATTENTION_BF16_BYTES, dqkv.get(), statistics.get(),
+         p.dout.get(), p.qkv.get(), (wide)p.b, (wide)p.t, (wide)p.heads, (wide)p.hs, p.scale);
+  launch(n ? "attention_bf16_columns_64" : "attention_bf16_columns_128", grid_of(p), {ATTENTION_BF16_THREADS},
+         n ? ATTENTION_BF16_COLUMNS_64_BYTES : ATTENTION_BF16_COLUMNS_128_BYTES, dqkv.get(), static_cast<const float*>(statistics.get()), p.dout.get(),
+         p.qkv.get(), (wide)p.b, (wide)p.t, (wide)p.heads, (wide)p.hs, p.scale);
+}
+
 void check_forward(exact& e, const floats& out) {
   const problem& p = e.p;
   for (long i = 0; i < p.t; i++) {
@@ -102,16 +112,62 @@ void check_forward(exact& e, const floats& out) {
   }
 }
 
+// A gradient's sum, and the sum of its terms' magnitudes: what is rounded of a term, and may have been cancelled in it, is in them.
+struct sums {
+  doubles value, magnitude;
+
+  explicit sums(size_t n) : value(n), magnitude(n) {}
+  void add(size_t at, double factor, double size, double by) { value[at] += factor * by, magnitude[at] += size * std::fabs(by); }
+};
+
+void check_backward(exact& e, const floats& dqkv) {
+  const problem& p = e.p;
+  const double scale = static_cast<double>(p.scale);
+  const size_t n = static_cast<size_t>(p.t * p.hs);
+  sums part[3] = {sums(n), sums(n), sums(n)};
+  for (long i = 0; i < p.t; i++) {
+    double dot = 0, dot_size = 0;
+    for (long j = 0; j <= i; j++) {
+      const double term = e.prob(i, j) * e.dot(3, i, 2, j);
+      dot += term, dot_size += std::fabs(term);
+    }
+    for (long j = 0; j <= i; j++) {
+      const double dp = e.dot(3, i, 2, j), ds = scale * e.prob(i, j) * (dp - dot), size = scale * e.prob(i, j) * (std::fabs(dp - dot) + 0x1p-4 * (std::fabs(dp) + dot_size));
+      for (long d = 0; d < p.hs; d++) {
+        const size_t query = static_cast<size_t>(i * p.hs + d), key = static_cast<size_t>(j * p.hs + d);
+        part[0].add(query, ds, size, e.value(1, j, d));
+        part[1].add(key, ds, size, e.value(0, i, d));
+        part[2].add(key, e.prob(i, j), e.prob(i, j), e.value(3, i, d));
+      }
+    }
+  }
+  static const char* const names[] = {"dq", "dk", "dv"};
+  for (int number = 0; number < 3; number++) {
+    for (long i = 0; i < p.t; i++) {
+      for (long d = 0; d < p.hs; d++) {
+        const size_t at = static_cast<size_t>(i * p.hs + d);
+        within("attention_bf16 " + p.name() + ", " + names[number], i, d, dqkv[p.at(number, e.batch, i, e.head, d)], part[number].value[at],
+               (half_unit + slack) * part[number].magnitude[at] + 1e-7);
+      }
+    }
+  }
+}
+
 void check(dice& r, long b, long t, long heads, long hs, bool misplace) {
   const problem p = make(r, b, t, heads, hs, misplace);
   const floats out = normal(r, p.rows() * p.width(), misplace), again = normal(r, p.rows() * p.width());
   forward(p, out);
   forward(p, again);
   same("attention_bf16 " + p.name() + " again", out, again);
+  const floats dqkv = normal(r, 3 * out.size(), misplace), dagain = normal(r, 3 * out.size());
+  backward(p, dqkv);
+  backward(p, dagain);
+  same("attention_bf16 backward " + p.name() + " again", dqkv, dagain);
   for (long batch = 0; batch < b; batch++) {
     for (long head = 0; head < heads; head++) {
       exact e(p, batch, head);
       check_forward(e, out);
+      check_backward(e, dqkv);
     }
   }
 }
@@ -131,17 +187,24 @@ TEST(attention_bf16_128) {
 // The bits of a head are its own: they do not depend on which others there are.
 TEST(attention_bf16_alone) {
   const problem all = make(r, 2, 70, 2, 20, false);
-  const floats out(all.rows() * all.width());
+  const floats out(all.rows() * all.width()), dqkv(all.qkv.size());
   forward(all, out);
+  backward(all, dqkv);
   problem one = make(r, 1, 70, 1, 20, true);
   for (long i = 0; i < one.t; i++) {
     for (long d = 0; d < one.hs; d++) {
       for (int n = 0; n < 3; n++) one.qkv[one.at(n, 0, i, 0, d)] = all.qkv[all.at(n, 1, i, 1, d)];
+      one.dout[one.out(0, i, 0, d)] = all.dout[all.out(1, i, 1, d)];
     }
   }
-  const floats alone(one.rows() * one.width());
+  const floats alone(one.rows() * one.width()), dalone(one.qkv.size());
   forward(one, alone);
-  for (long i = 0; i < one.t; i++) same("attention_bf16 alone", out.get() + all.out(1, i, 1, 0), alone.get() + one.out(0, i, 0, 0), static_cast<size_t>(one.hs));
+  backward(one, dalone);
+  for (long i = 0; i < one.t; i++) {
+    const size_t n = static_cast<size_t>(one.hs);
+    same("attention_bf16 alone", out.get() + all.out(1, i, 1, 0), alone.get() + one.out(0, i, 0, 0), n);
+    for (int part = 0; part < 3; part++) same("attention_bf16 backward alone", dqkv.get() + all.at(part, 1, i, 1, 0), dalone.get() + one.at(part, 0, i, 0, 0), n);
+  }
 }
 
 // A value that is not finite reaches the queries from its key on, and no other value than its own.
