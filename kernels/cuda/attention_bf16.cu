@@ -7,8 +7,10 @@
 //   memory          qkv is float32 and is rounded on the way, as tiles are staged. To round it first costs 6 bytes of each of its values:
 //                   453 MB for 32 rows of 1024 tokens of GPT-2 124M, as long as the products shall take. On the way all blocks together
 //                   read 1 GB, 0.3 GB of them from memory and the rest from the second cache.
-//   shared memory   of two tiles, 4096 values each: 32 KiB as they arrive by cp.async, 2 · 16 KiB rounded. 65 KiB: two blocks on a
-//                   multiprocessor since sm_80, three with 227 KiB
+//   shared memory   of two tiles, 4096 values each: 32 KiB as they arrive by cp.async, 2 · 16 KiB rounded. 66 KiB: two blocks on a
+//                   multiprocessor of an A100
+//   registers       of a lane of narrow heads: 64 sums, 64 scores, 32 for its queries, and 95 for all else: 255, none spilled, so two blocks
+//                   of 128 threads
 //   a tile          of narrow heads: 2 · 2·128·64·64 = 2.1 million operations. Shared memory has 32 KiB to take in and give out again, 16
 //                   to take in rounded, and 16 to give to each of 4 warps: 144 KiB, 1150 cycles at 128 bytes each. The matrix unit
 //                   needs 1024 on an A100, fewer on an H100; 8192 powers take 512, at 16 a cycle.

@@ -37,15 +37,16 @@ DEVICE void probabilities(typename F::scores& s, float scale, Sum&& sum, Exists&
   }
 }
 
-// dp becomes the gradients of scores with probabilities p. They are multiplied by scale later, in the sums.
-template <class F, class Dot, class Exists>
-DEVICE void gradients(typename F::scores& dp, const typename F::scores& p, Dot&& dot, Exists&& exists) {
+// dp becomes the gradients of scores with probabilities p. They are multiplied by scale later, in the sums. dot gives Σ_j att·dp of a
+// score's query.
+template <class F, class Dot>
+DEVICE void gradients(typename F::scores& dp, const typename F::scores& p, Dot&& dot) {
 #pragma unroll
   for (int m = 0; m < F::WARP_BANDS; m++) {
 #pragma unroll
     for (int n = 0; n < F::TILE / 8; n++) {
 #pragma unroll
-      for (int e = 0; e < 4; e++) dp[m][n][e] = exists(m, n, e) ? p[m][n][e] * (dp[m][n][e] - dot(m, n, e)) : 0.0f;
+      for (int e = 0; e < 4; e++) dp[m][n][e] = p[m][n][e] * (dp[m][n][e] - dot(m, n, e));
     }
   }
 }
@@ -84,9 +85,7 @@ DEVICE void attention_bf16_rows(float* dqkv, float* statistics, const float* dou
 #pragma unroll
       for (int n = 0; n < F::TILE / 8; n++) {
 #pragma unroll
-        for (int e = 2 * h; e < 2 * h + 2; e++) {
-          if (!masked(first) || first + f.column_of(n, e) <= row0 + f.row_of(0, e)) dot[h] = fma1(s[0][n][e], dp[0][n][e], dot[h]);
-        }
+        for (int e = 2 * h; e < 2 * h + 2; e++) dot[h] = fma1(s[0][n][e], dp[0][n][e], dot[h]);
       }
     }
   });
@@ -111,7 +110,7 @@ DEVICE void attention_bf16_rows(float* dqkv, float* statistics, const float* dou
     f.multiply(p, q, f.tile(stage, 0));
     probabilities<F>(p, scale * LOG2_E, [&](int, int, int e) INLINE { return sum[e / 2]; }, exists);
     f.multiply(ds, d, f.tile(stage, 1));
-    gradients<F>(ds, p, [&](int, int, int e) INLINE { return dot[e / 2]; }, exists);
+    gradients<F>(ds, p, [&](int, int, int e) INLINE { return dot[e / 2]; });
     f.add_product(o, ds, f.tile(stage, 0));
   });
   const float factor[1][2] = {{scale, scale}};
@@ -159,7 +158,7 @@ DEVICE void attention_bf16_columns(float* dqkv, const float* statistics, const f
         probabilities<F>(p, scale * LOG2_E, [&](int, int n, int e) INLINE { return queries[f.column_of(n, e)]; }, exists);
         f.add_product(dv, p, f.tile(stage, 1));
         f.multiply(ds, v, f.tile(stage, 1));
-        gradients<F>(ds, p, [&](int, int n, int e) INLINE { return queries[F::TILE + f.column_of(n, e)]; }, exists);
+        gradients<F>(ds, p, [&](int, int n, int e) INLINE { return queries[F::TILE + f.column_of(n, e)]; });
         f.add_product(dk, ds, f.tile(stage, 0));
       });
   const float factor[1][2] = {{scale, scale}}, one[1][2] = {{1.0f, 1.0f}};
