@@ -13,7 +13,7 @@
 #include "attention_bf16.h"
 
 // statistics[2,b·heads,t rounded up to a multiple of FLASH_ROWS]: of a query the logarithm to base 2 of the sum of its exponentials, and
-// Σ_j att·dp. A query that does not exist has +infinity and +0: no key has any probability there.
+// Σ_j att·dp. Queries behind the last one have those of zeros: they add zeros to gradients.
 struct statistics_of {
   long long stride, all;  // of a head, of all heads
 
@@ -97,8 +97,8 @@ DEVICE void attention_bf16_rows(float* dqkv, float* statistics, const float* dou
     dot[h] = fold_quad(dot[h]) / all;
     sum[h] = fma1(softmax.largest[0][h], scale * LOG2_E, log1(all) * LOG2_E);
     if (f.lane % 4 != 0) continue;
-    statistics[place.row(0, row)] = row < t ? sum[h] : float_of(0x7f800000u);
-    statistics[place.row(1, row)] = row < t ? dot[h] : 0.0f;
+    statistics[place.row(0, row)] = sum[h];
+    statistics[place.row(1, row)] = dot[h];
   }
 
   typename F::outputs o;

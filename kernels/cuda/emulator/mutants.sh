@@ -27,10 +27,9 @@ attention-copy-from-outside|attention_bf16.h|copy_async(place_of(to), x, values 
 attention-same-banks|attention_bf16.h|(chunk ^ row % 8) * 4|chunk * 4|attention_bf16|in the same banks
 attention-one-key-too-many|attention_bf16.h|first + f.column_of(n, e) > row)|first + f.column_of(n, e) > row + 1)|attention_bf16|, want
 attention-not-corrected|attention_bf16.cu|F::correct(o, correction);||attention_bf16|, want
-attention-infinite-above-the-diagonal|attention_bf16.cu|if (!diagonal(first)) return f.settle|return f.settle|attention_bf16_not_finite|is not finite, but query
+attention-infinite-above-the-diagonal|attention_bf16.cu|if (!diagonal(first)) return f.settle|if (first >= 0) return f.settle|attention_bf16_not_finite|is not finite, but query
 attention-dot-not-corrected|attention_bf16_backward.cu|dot[h] = dot[h] * correction[0][h];||attention_bf16|, dq: row
 attention-key-without-its-query|attention_bf16_backward.cu|>= key0 + f.row_of(m, e)|> key0 + f.row_of(m, e)|attention_bf16|, dk: row
-attention-no-query-behind-the-last|attention_bf16_backward.cu|row < t ? sum[h] : float_of(0x7f800000u)|sum[h] - 99.0f * (row >= t)|attention_bf16|, dv: row
 outside-shared-memory-of-tiles|attention_bf16.h|BEHIND = STAGES + 2 * FLASH_VALUES|BEHIND = STAGES + 4 * FLASH_VALUES|attention_bf16|of an array of
 outside-shared-memory|attention.cu|p = memory + 2 * TILE_FLOATS|p = memory + 3 * TILE_FLOATS|attention|of an array of
 END
