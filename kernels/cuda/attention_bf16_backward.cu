@@ -7,9 +7,9 @@
 //   columns   a block has 128 keys, which are the rows of transposed scores here, and goes through the queries from theirs on, for the
 //             gradients of keys and values. Four products.
 //
-// A warp has 16 rows, and gets a tile from shared memory for each product: a tile of narrow heads costs 8 · 8 KiB and 512 cycles of the
-// matrix unit of an A100, 512 cycles of shared memory too, and half as much for rounding it. A lane has 128 to 224 registers for its
-// share of scores, gradients and its rows. No GPU has confirmed any of that.
+// A warp has 16 rows, and gets a tile from shared memory for each product: one of narrow heads costs 8 · 8 KiB, 512 cycles of shared memory,
+// and 512 of an A100's matrix unit; to round two tiles costs 640 more. A lane has 128 to 176 registers for scores, gradients and its
+// rows, of 221 to 253 that the kernels have in all: one block on a multiprocessor, and none spilled. No GPU has confirmed any of that.
 #include "attention_bf16.h"
 
 // statistics[2,b·heads,t rounded up to a multiple of FLASH_ROWS]: of a query the logarithm to base 2 of the sum of its exponentials, and
