@@ -103,7 +103,10 @@ import (
 // too, to nearest even. The value of a block, which has BlockMMA terms instead of BlockK, is a chain of the instruction
 // mma.sync m16n8k16 that begins with +0, takes 16 terms at a time in increasing order, and ends with +0 in place of terms up to a
 // multiple of 32. What the instruction does with 16 terms and a sum, the PTX manual leaves to the GPU: GPUs of one compute capability are
-// taken to do the same. Blocks, what is accumulated to and a bias are added as in class f32, and all else is that class.
+// taken to do the same. Blocks, what is accumulated to and a bias are added as in class f32.
+//
+// Attention of heads of up to MaxRoundedHead values multiplies bfloat16 there too; the text on that is in docs/algorithms.md.
+// All else is class f32.
 const (
 	// Lanes is the number of accumulators in a lane sum.
 	Lanes = 16
@@ -119,11 +122,19 @@ const (
 	BlockMMA = 4096
 	// ClassBF16MMA begins the names of the classes of products of bfloat16 on GPUs; the compute capability follows, as "sm_90".
 	ClassBF16MMA = "bf16-mma-"
+	// MaxRoundedHead is the size of the largest heads whose attention multiplies bfloat16 in such classes.
+	MaxRoundedHead = 128
 )
 
 // RoundsFactors says whether devices of a class round the factors of linear layers to bfloat16.
 func RoundsFactors(class string) bool {
 	return class == ClassBF16 || strings.HasPrefix(class, ClassBF16MMA)
+}
+
+// RoundsAttention says whether devices of a class also round the factors of attention's products, probabilities among them, for heads
+// of hs values.
+func RoundsAttention(class string, hs int) bool {
+	return strings.HasPrefix(class, ClassBF16MMA) && hs <= MaxRoundedHead
 }
 
 const (

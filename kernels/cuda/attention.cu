@@ -9,7 +9,7 @@
 // row's lane sums, in order, and half a warp folds them.
 //
 // Heads are wider than 64 values seldom. Then each block computes 64 of the outputs' values, and scores as often as there are such blocks.
-#include "arithmetic.h"
+#include "attention.h"
 
 static_assert(ATTENTION_TILE == 64 && ATTENTION_THREADS == 256 && BLOCK_K % ATTENTION_TILE == 0, "a thread has 4×4 of a tile");
 
@@ -23,40 +23,26 @@ struct values {
   _Pragma("unroll") for (int i = 0; i < 4; i++) \
   _Pragma("unroll") for (int j = 0; j < 4; j++)
 
-// The rows of one head: count of them, of width values, stride apart.
-struct head_rows {
-  const float* x;
-  long long stride;
-  int count, width;
-
-  // stage puts rows row0 … and values d0 … into a tile, with +0 where there are none.
-  __device__ __forceinline__ void stage(shared<float> tile, int row0, int d0) const {
-    const bool aligned = reinterpret_cast<uintptr_t>(x) % sizeof(float4) == 0 && stride % 4 == 0;
-#pragma unroll
-    for (int at = threadIdx.x * 4; at < TILE * TILE; at += ATTENTION_THREADS * 4) {
-      const int row = row0 + at / TILE, d = d0 + at % TILE;
-      store4(tile + at / TILE * ATTENTION_STRIDE + at % TILE, quad_at(x + row * stride + d, row < count ? width - d : 0, aligned));
-    }
-  }
-};
-
 // Where things are: of one head, and of one thread.
-struct place {
-  int t, hs, x, y;
-  long long row_stride, in, out;  // qkv's row, and where the head begins in qkv and in out
+struct place : head {
+  int x, y;
 
   DEVICE place of(int t, int heads, int hs) {
-    const long long c = static_cast<long long>(heads) * hs, batch = blockIdx.x / heads, first = blockIdx.x % heads * hs;
-    return {t, hs, static_cast<int>(threadIdx.x % 16), static_cast<int>(threadIdx.x / 16 * 4), 3 * c, batch * t * 3 * c + first,
-            batch * t * c + first};
+    place p;
+    static_cast<head&>(p) = head::of(t, heads, hs);
+    p.x = static_cast<int>(threadIdx.x % 16), p.y = static_cast<int>(threadIdx.x / 16 * 4);
+    return p;
   }
-  __device__ __forceinline__ long long width() const { return row_stride / 3; }
-  // part 0, 1, 2 of qkv: queries, keys, values
-  __device__ __forceinline__ head_rows part(const float* qkv, int number) const {
-    return {qkv + in + number * width(), row_stride, t, hs};
-  }
-  __device__ __forceinline__ head_rows outputs(const float* dout) const { return {dout + out, width(), t, hs}; }
 };
+
+// stage_rows puts rows row0 … and values d0 … of a head into a tile, with +0 where there are none.
+DEVICE void stage_rows(const head_rows& r, shared<float> tile, int row0, int d0) {
+#pragma unroll
+  for (int at = threadIdx.x * 4; at < TILE * TILE; at += ATTENTION_THREADS * 4) {
+    const int row = row0 + at / TILE, d = d0 + at % TILE;
+    store4(tile + at / TILE * ATTENTION_STRIDE + at % TILE, quad_at(r.x + row * r.stride + d, row < r.count ? r.width - d : 0, r.aligned()));
+  }
+}
 
 // s[i][j] += row y+i of a · row x+16j of b, count values of them, in order.
 DEVICE void dot_rows(values& s, shared<float> a, shared<float> b, int x, int y, int count) {
@@ -92,7 +78,7 @@ struct operand {
   bool fresh;
 
   __device__ __forceinline__ void stage(int d0) const {
-    if (!fresh || rows.width > TILE) rows.stage(tile, row0, d0);
+    if (!fresh || rows.width > TILE) stage_rows(rows, tile, row0, d0);
   }
 };
 
@@ -244,7 +230,7 @@ KERNEL(attention, ATTENTION_THREADS, float* out, const float* qkv, long long t, 
     if (busy) EACH_VALUE z.v[i][j] = m.probability(i, scale * z.v[i][j]);
     publish(p, z, at.x, at.y);
     __syncthreads();
-    v.stage(k.tile, k.row0, d0);
+    stage_rows(v, k.tile, k.row0, d0);
     __syncthreads();
     if (busy) add_keys(s, p, k.tile, at.x, at.y, tile == last);
     if ((tile + 1) * TILE % BLOCK_K != 0 && tile < last) continue;
@@ -295,7 +281,7 @@ KERNEL(attention_backward_rows, ATTENTION_THREADS, float* dqkv, float* statistic
     publish(p, z, at.x, at.y);
     __syncthreads();
     if (hs > TILE) {
-      k.rows.stage(k.tile, k.row0, d0);
+      stage_rows(k.rows, k.tile, k.row0, d0);
       __syncthreads();
     }
     if (busy) add_keys(s, p, k.tile, at.x, at.y, tile == last);
@@ -349,8 +335,8 @@ KERNEL(attention_backward_columns, ATTENTION_THREADS, float* dqkv, const float* 
     publish(p, att, at.x, at.y);
     __syncthreads();
     if (hs > TILE) {
-      d.rows.stage(d.tile, d.row0, d0);
-      q.rows.stage(q.tile, q.row0, d0);
+      stage_rows(d.rows, d.tile, d.row0, d0);
+      stage_rows(q.rows, q.tile, q.row0, d0);
       __syncthreads();
     }
     add_queries(vals, p, d.tile, at.x, at.y, count, tile == first);

@@ -127,38 +127,59 @@ func (g *gpuBench) between(n int, call func()) time.Duration {
 }
 
 // measure reports the median over samples of a call's microseconds on the GPU, and amount divided by that time in unit, which
-// has a G (1e9) or a T (1e12) before it.
-func (g *gpuBench) measure(b *testing.B, amount float64, unit string, call func()) {
+// has a G (1e9) or a T (1e12) before it; and that rate's share of its peer.
+func (g *gpuBench) measure(b *testing.B, op operation) {
 	b.Helper()
-	call() // what only the first call does: scratch memory, the kernel's code on its way to the GPU
-	n := 1
-	if once := g.between(1, call); once < sampleTime {
-		n = int(min(maxLaunches, sampleTime/max(once, time.Microsecond)))
-	}
-	if *tiny {
-		n = 1
-	}
+	n := g.launches(op.call)
 	var samples []float64
 	for b.Loop() {
-		samples = append(samples, float64(g.between(n, call))/float64(n))
+		samples = append(samples, float64(g.between(n, op.call))/float64(n))
 	}
-	report(b, amount, unit, samples)
+	if rate := report(b, op.amount, op.unit, samples); op.peer > 0 {
+		b.ReportMetric(rate/op.peer, "of-product")
+	}
 }
 
-// report is for samples in nanoseconds.
-func report(b *testing.B, amount float64, unit string, samples []float64) {
+// launches is how many of a call make a sample.
+func (g *gpuBench) launches(call func()) int {
+	call() // what only the first call does: scratch memory, the kernel's code on its way to the GPU
+	once := g.between(1, call)
+	if *tiny || once >= sampleTime {
+		return 1
+	}
+	return int(min(maxLaunches, sampleTime/max(once, time.Microsecond)))
+}
+
+// productRate is the rate of the device's products, in TFLOP/s: the median of a few samples of the layer's largest one forward, whose
+// factors are rounded as in every product.
+func (g *gpuBench) productRate() float64 {
+	m, n, k := g.rows(), 4*g.width(), g.width()
+	x, w, y := g.noise(m*k), g.noise(n*k), g.noise(m*n)
+	call := func() { g.Linear(y, x, w, nil, m, n, k) }
+	count := g.launches(call)
+	var samples []float64
+	for range 5 {
+		samples = append(samples, float64(g.between(count, call))/float64(count))
+	}
+	slices.Sort(samples)
+	return 2 * float64(m) * float64(n) * float64(k) / max(1, samples[len(samples)/2]) / 1e3
+}
+
+// report is for samples in nanoseconds. It gives the rate in unit, 0 without one.
+func report(b *testing.B, amount float64, unit string, samples []float64) (rate float64) {
 	slices.Sort(samples)
 	median := samples[len(samples)/2]
 	b.ReportMetric(0, "ns/op") // of the samples: of no use
 	b.ReportMetric(median/1e3, "us")
 	if unit == "" || median == 0 {
-		return
+		return 0
 	}
 	amount /= median // G per second
 	if strings.HasPrefix(unit, "T") {
 		amount /= 1e3
 	}
 	b.ReportMetric(amount, unit)
+	return amount
 }
 
 // operation is a call whose buffers are allocated by the function that makes it, and dropped after it was measured.
@@ -166,6 +187,7 @@ type operation struct {
 	name   string
 	amount float64 // bytes, or floating-point operations
 	unit   string
+	peer   float64 // of-product is the share of this in the same unit; 0 for none
 	call   func()
 }
 
@@ -177,7 +199,7 @@ func measureAll(b *testing.B, names []string, make func(g *gpuBench, name string
 			g := *shared
 			g.TB = b
 			op := make(&g, name)
-			g.measure(b, op.amount, op.unit, op.call)
+			g.measure(b, op)
 		})
 	}
 }
@@ -186,7 +208,7 @@ func measureAll(b *testing.B, names []string, make func(g *gpuBench, name string
 func BenchmarkCopy(b *testing.B) {
 	measureAll(b, []string{"device"}, func(g *gpuBench, name string) operation {
 		x, y := g.noise(g.copied), g.noise(g.copied)
-		return operation{name, 8 * float64(g.copied), "GB/s", func() { g.Copy(y, x) }}
+		return operation{name, 8 * float64(g.copied), "GB/s", 0, func() { g.Copy(y, x) }}
 	})
 }
 
@@ -201,7 +223,7 @@ func BenchmarkMemory(b *testing.B) {
 
 func (g *gpuBench) memoryBound(name string) operation {
 	rows, c := g.rows(), g.width()
-	op := func(values int, call func()) operation { return operation{name, 4 * float64(values), "GB/s", call} }
+	op := func(values int, call func()) operation { return operation{name, 4 * float64(values), "GB/s", 0, call} }
 	n := rows * 4 * c // the largest activation
 	switch name {
 	case "Zero":
@@ -276,20 +298,25 @@ func BenchmarkProduct(b *testing.B) {
 			"input":   func() { g.LinearBackwardInput(x, y, w, m, n, k) },
 			"weight":  func() { g.LinearBackward(nil, w, nil, y, x, w, m, n, k) },
 		}[layout]
-		return operation{name, 2 * float64(m) * float64(n) * float64(k), "TFLOP/s", call}
+		return operation{name, 2 * float64(m) * float64(n) * float64(k), "TFLOP/s", 0, call}
 	})
 }
 
-// BenchmarkAttention counts what the causal mask leaves: half of every product.
+// BenchmarkAttention counts what the causal mask leaves: half of each product, of two forward and five backward, whatever is computed
+// again. of-product is that rate's share of productRate in the same class.
 func BenchmarkAttention(b *testing.B) {
+	product := 0.0
 	measureAll(b, []string{"forward", "backward"}, func(g *gpuBench, name string) operation {
+		if product == 0 {
+			product = g.productRate()
+		}
 		n := g.rows() * g.width()
 		qkv, dqkv, out := g.noise(3*n), g.noise(3*n), g.noise(n)
 		flops := 2 * float64(g.rows()) * float64(g.seq) * float64(g.width())
 		if name == "forward" {
-			return operation{name, flops, "TFLOP/s", func() { g.Attention(out, qkv, g.batch, g.seq, g.heads, g.headSize) }}
+			return operation{name, flops, "TFLOP/s", product, func() { g.Attention(out, qkv, g.batch, g.seq, g.heads, g.headSize) }}
 		}
-		return operation{name, 2.5 * flops, "TFLOP/s", func() { g.AttentionBackward(dqkv, out, qkv, g.batch, g.seq, g.heads, g.headSize) }}
+		return operation{name, 2.5 * flops, "TFLOP/s", product, func() { g.AttentionBackward(dqkv, out, qkv, g.batch, g.seq, g.heads, g.headSize) }}
 	})
 }
 
@@ -297,7 +324,7 @@ func BenchmarkAttention(b *testing.B) {
 func BenchmarkLaunch(b *testing.B) {
 	measureAll(b, []string{"stream"}, func(g *gpuBench, name string) operation {
 		x := g.noise(1)
-		return operation{name, 0, "", func() { g.Scale(x, 1) }}
+		return operation{name, 0, "", 0, func() { g.Scale(x, 1) }}
 	})
 	b.Run("host", func(b *testing.B) {
 		g := newGPUBench(b)

@@ -29,7 +29,7 @@ func TestBF16RoundsOnlyFactors(t *testing.T) {
 	want, got := kernels.NewReference(), newBF16(t)
 	for _, g := range kernelstest.Generators {
 		for seed := range uint64(2) {
-			if p := g.Make(rand.New(rand.NewPCG(seed, 3)), 40); !p.Rounded {
+			if p := g.Make(rand.New(rand.NewPCG(seed, 3)), 40); !p.RoundedBy(got.Class()) {
 				kernelstest.EqualBitsOf(t, want, got, p, seed)
 			}
 		}
@@ -51,6 +51,17 @@ func TestBF16Class(t *testing.T) {
 	}
 	_, err := kernels.Open("cuda", kernels.Config{Precision: "fp8"})
 	require.EqualError(t, err, `device cuda: precision "fp8": use f32 or bf16`)
+}
+
+func TestAttending(t *testing.T) {
+	plain, rounded := newDevice(t), newBF16(t)
+	for hs, want := range map[int]kernel{1: kAttentionBF16Narrow, 64: kAttentionBF16Narrow, 65: kAttentionBF16Wide, 128: kAttentionBF16Wide, 129: kAttention} {
+		require.Equal(t, want, rounded.attending(hs).forward, hs)
+		require.Equal(t, want != kAttention, kernels.RoundsAttention(rounded.Class(), hs), hs)
+		require.Equal(t, kAttention, plain.attending(hs).forward, hs)
+		require.False(t, kernels.RoundsAttention(plain.Class(), hs), hs)
+	}
+	require.False(t, kernels.RoundsAttention(kernels.ClassBF16, 64), "a CPU rounds the factors of linear layers alone")
 }
 
 func TestSideBySide(t *testing.T) {

@@ -15,7 +15,12 @@
 //	wait_copies(n)                       until this thread's groups have arrived, but for the newest n, a constant
 //	load_matrices(r, row)                four 8×8 matrices to a warp: lane l has row l%8 of matrix l/8 at row, and gets two neighbours
 //	                                     of row l/4 of each matrix; load_transposed gives the transposed matrices
-//	multiply_add(c, a, b0, b1)           c[16,8] += a[16,16]·b[16,8] by a warp, whose lanes hold the matrices as mma.m16n8k16 says//
+//	multiply_add(c, a, b0, b1)           c[16,8] += a[16,16]·b[16,8] by a warp, whose lanes hold the matrices as mma.m16n8k16 says
+//	pack_bf16(x, y)                      x, and y in the upper half, rounded to nearest even
+//	power2(x)                            2ˣ as the GPU computes it: in classes that name the GPU, and nowhere else; subnormal results are +0
+//	largest_number(x, y)                 the larger one; the other where one is NaN
+//
+//	INLINE                               behind a lambda's parameters: it becomes part of the function around it
 //	fresh(x)                             x; what follows from it is computed where it is used, and not kept in registers before
 #ifndef FARANDOLE_CUDA_DEVICE_H
 #define FARANDOLE_CUDA_DEVICE_H
@@ -65,6 +70,7 @@ static __device__ __forceinline__ float sqrt1(float x) { return __fsqrt_rn(x); }
 #endif
 
 #define DEVICE static __device__ __forceinline__
+#define INLINE __attribute__((always_inline))
 #define KERNEL(name, threads, ...) extern "C" __global__ __launch_bounds__(threads) void name(__VA_ARGS__)
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define DYNAMIC_SHARED(name)                              \
@@ -108,6 +114,21 @@ DEVICE void load_transposed(uint32_t (&r)[4], shared_place row) {
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(row.at)
                : "memory");
+}
+DEVICE uint32_t pack_bf16(float x, float y) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
+  return pair;
+}
+DEVICE float power2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+DEVICE float largest_number(float x, float y) {
+  float z;
+  asm("max.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+  return z;
 }
 DEVICE void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"

@@ -58,15 +58,6 @@ KERNEL(add, ELEMENT_THREADS, float* dst, const float* a, const float* b, long lo
   store(at, dst, x);
 }
 
-// dst = a + b, all three rounded to bfloat16: a node of the tree where the wire is bf16. NaN becomes the canonical one.
-KERNEL(add_bf16, ELEMENT_THREADS, float* dst, const float* a, const float* b, long long n) {
-  const part at = my_part(n, dst, a, b);
-  four x = load(at, a);
-  const four y = load(at, b);
-  EACH x.v[e] = float_of(round_bf16(float_of(round_bf16(x.v[e])) + float_of(round_bf16(y.v[e]))));
-  store(at, dst, x);
-}
-
 // x = x·s
 KERNEL(scale, ELEMENT_THREADS, float* x, float s, long long n) {
   const part at = my_part(n, x);
@@ -127,12 +118,4 @@ KERNEL(adamw, ELEMENT_THREADS, float* p, const float* g, float* m, float* v, lon
   store(at, m, a);
   store(at, v, b);
   store(at, p, x);
-}
-
-// dst = src, which are bfloat16.
-KERNEL(decode_bf16, ELEMENT_THREADS, float* dst, const uint16_t* src, long long n) {
-  const part at = my_part(n, dst);
-  four x;
-  EACH x.v[e] = e < at.count ? float_of(static_cast<uint32_t>(src[at.i + e]) << 16) : 0.0f;
-  store(at, dst, x);
 }

@@ -41,6 +41,12 @@ const (
 	kAttention
 	kAttentionBackwardRows
 	kAttentionBackwardColumns
+	kAttentionBF16Narrow
+	kAttentionBF16Wide
+	kAttentionBF16RowsNarrow
+	kAttentionBF16RowsWide
+	kAttentionBF16ColumnsNarrow
+	kAttentionBF16ColumnsWide
 
 	kernelCount
 )
@@ -57,6 +63,8 @@ var names = [kernelCount]string{
 	kCrossEntropy: "cross_entropy", kBlockSums: "block_sums", kSumTotal: "sum_total",
 	kWindowColumns: "window_columns", kWindowImages: "window_images", kMaxPool: "max_pool", kMaxPoolBackward: "max_pool_backward",
 	kAttention: "attention", kAttentionBackwardRows: "attention_backward_rows", kAttentionBackwardColumns: "attention_backward_columns",
+	kAttentionBF16Narrow: "attention_bf16_64", kAttentionBF16RowsNarrow: "attention_bf16_rows_64", kAttentionBF16ColumnsNarrow: "attention_bf16_columns_64",
+	kAttentionBF16Wide: "attention_bf16_128", kAttentionBF16RowsWide: "attention_bf16_rows_128", kAttentionBF16ColumnsWide: "attention_bf16_columns_128",
 }
 
 // sharedBytes is the dynamic shared memory of the kernels that have some. More than defaultShared is asked for when a device is opened.
@@ -67,6 +75,13 @@ var sharedBytes = [kernelCount]int{
 	kAttention:                C.ATTENTION_BYTES,
 	kAttentionBackwardRows:    C.ATTENTION_BACKWARD_ROWS_BYTES,
 	kAttentionBackwardColumns: C.ATTENTION_BACKWARD_COLUMNS_BYTES,
+
+	kAttentionBF16Narrow:        C.ATTENTION_BF16_BYTES,
+	kAttentionBF16Wide:          C.ATTENTION_BF16_BYTES,
+	kAttentionBF16RowsNarrow:    C.ATTENTION_BF16_BYTES,
+	kAttentionBF16RowsWide:      C.ATTENTION_BF16_BYTES,
+	kAttentionBF16ColumnsNarrow: C.ATTENTION_BF16_COLUMNS_64_BYTES,
+	kAttentionBF16ColumnsWide:   C.ATTENTION_BF16_COLUMNS_128_BYTES,
 }
 
 const defaultShared = 48 << 10

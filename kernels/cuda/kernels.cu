@@ -6,3 +6,5 @@
 #include "sums.cu"
 #include "windows.cu"
 #include "attention.cu"
+#include "attention_bf16.cu"
+#include "attention_bf16_backward.cu"

@@ -78,9 +78,10 @@ DEVICE largest largest_under(const float* x, const window& w, long long image, l
 
 // out[p,channel] = the largest pixel under the window at p. Grid ⌈images·out_height·out_width·channels / ELEMENT_THREADS⌉, block ELEMENT_THREADS.
 KERNEL(max_pool, ELEMENT_THREADS, float* out, const float* x, long long images, WINDOW_PARAMETERS) {
-  const long long i = my_value(), p = i / channels;
-  if (p >= images * out_height * out_width) return;
-  out[i] = largest_under(x, WINDOW, p / (out_height * out_width), p / out_width % out_height, p % out_width, i % channels).value;
+  const long long i = my_value(), p = i / channels, outputs = out_height * out_width;
+  if (p >= images * outputs) return;
+  const long long image = p / outputs, at = p - image * outputs, y = at / out_width;
+  out[i] = largest_under(x, WINDOW, image, y, at - y * out_width, i - p * channels).value;
 }
 
 // dx = dout at the largest pixel of every window, 0 elsewhere. Windows that overlap have their largest found by each of their pixels: that

@@ -23,9 +23,13 @@ type Problem struct {
 	Call func(d kernels.Device, b []kernels.Buffer, ids kernels.Ints)
 	// Want gives the results for the values that the buffers had before, one slice for each buffer that changes.
 	Want func(in [][]float64) [][]float64
-	// Rounded says that class bf16 rounds the operation's factors: for a device of that class Check rounds them beforehand.
-	Rounded bool
+	// Rounds says whether a class rounds the operation's factors to bfloat16: for a device of such a class Check rounds them
+	// beforehand. Nil stands for none.
+	Rounds func(class string) bool
 }
+
+// RoundedBy says whether a class rounds the operation's factors to bfloat16.
+func (p Problem) RoundedBy(class string) bool { return p.Rounds != nil && p.Rounds(class) }
 
 // Argument is one buffer of a Problem.
 type Argument struct {
@@ -36,6 +40,8 @@ type Argument struct {
 	// Tolerance bounds the error of a result: |got - want| ≤ Tolerance·(1 + |want|). Zero leaves the buffer unchecked
 	// (scratch memory).
 	Tolerance float64
+	// Rounded is added to Tolerance for classes that round factors which are no arguments, as probabilities.
+	Rounded float64
 }
 
 func in(name string, data []float32) Argument { return Argument{Name: name, Data: data} }
@@ -107,7 +113,8 @@ func (p Problem) Run(t testing.TB, d kernels.Device) [][]float32 {
 // Check runs the problem and compares its results with the float64 reference.
 func (p Problem) Check(t testing.TB, d kernels.Device) {
 	t.Helper()
-	if p.Rounded && kernels.RoundsFactors(d.Class()) {
+	rounded := p.RoundedBy(d.Class())
+	if rounded {
 		p.round()
 	}
 	got := p.Run(t, d)
@@ -125,10 +132,14 @@ func (p Problem) Check(t testing.TB, d kernels.Device) {
 		if b.Tolerance == 0 {
 			continue
 		}
+		tolerance := b.Tolerance
+		if rounded {
+			tolerance += b.Rounded
+		}
 		for j, v := range got[i] {
 			e := math.Abs(float64(v) - w[j])
-			if !(e <= b.Tolerance*(1+math.Abs(w[j]))) {
-				t.Fatalf("%s: %s[%d] is %v, want %v: off by %.3g, tolerance %.3g", p.Name, b.Name, j, v, w[j], e, b.Tolerance)
+			if !(e <= tolerance*(1+math.Abs(w[j]))) {
+				t.Fatalf("%s: %s[%d] is %v, want %v: off by %.3g, tolerance %.3g", p.Name, b.Name, j, v, w[j], e, tolerance)
 			}
 		}
 	}

@@ -35,8 +35,8 @@ func convOf(r *rand.Rand, g kernels.Window, filters int) Problem {
 	x, n := sizes(g, filters)
 	k := g.Rows * g.Columns * g.Channels
 	p := Problem{
-		Name:    named("Conv", g, filters),
-		Rounded: true,
+		Name:   named("Conv", g, filters),
+		Rounds: kernels.RoundsFactors,
 		Buffers: []Argument{out("out", n, summed(k)), in("x", normal(r, x, 1)), in("w", normal(r, filters*k, 1)),
 			in("bias", normal(r, filters, 1))},
 		Call: func(d kernels.Device, b []kernels.Buffer, _ kernels.Ints) { d.Conv(b[0], b[1], b[2], b[3], filters, g) },
@@ -58,8 +58,8 @@ func convBackwardOf(r *rand.Rand, g kernels.Window, filters int) Problem {
 	x, n := sizes(g, filters)
 	k := g.Rows * g.Columns * g.Channels
 	p := Problem{
-		Name:    named("ConvBackward", g, filters),
-		Rounded: true,
+		Name:   named("ConvBackward", g, filters),
+		Rounds: kernels.RoundsFactors,
 		Buffers: []Argument{out("dx", x, summed(filters*g.Rows*g.Columns)), inout("dw", normal(r, filters*k, 1), summed(n/filters)),
 			inout("dbias", normal(r, filters, 1), summed(n/filters)),
 			in("dout", normal(r, n, 1)), in("x", normal(r, x, 1)), in("w", normal(r, filters*k, 1))},

@@ -22,8 +22,8 @@ func linear(r *rand.Rand, size int) Problem {
 
 func linearOf(r *rand.Rand, m, n, k int) Problem {
 	p := Problem{
-		Name:    fmt.Sprintf("Linear m=%d n=%d k=%d", m, n, k),
-		Rounded: true,
+		Name:   fmt.Sprintf("Linear m=%d n=%d k=%d", m, n, k),
+		Rounds: kernels.RoundsFactors,
 		Buffers: []Argument{out("out", m*n, summed(k)), in("x", normal(r, m*k, 1)), in("w", normal(r, n*k, 1)),
 			in("bias", normal(r, n, 1))},
 		Call: func(d kernels.Device, b []kernels.Buffer, _ kernels.Ints) { d.Linear(b[0], b[1], b[2], b[3], m, n, k) },
@@ -44,8 +44,8 @@ func linearBackward(r *rand.Rand, size int) Problem {
 
 func linearBackwardOf(r *rand.Rand, m, n, k int) Problem {
 	p := Problem{
-		Name:    fmt.Sprintf("LinearBackward m=%d n=%d k=%d", m, n, k),
-		Rounded: true,
+		Name:   fmt.Sprintf("LinearBackward m=%d n=%d k=%d", m, n, k),
+		Rounds: kernels.RoundsFactors,
 		Buffers: []Argument{out("dx", m*k, summed(n)), inout("dw", normal(r, n*k, 1), summed(m)),
 			inout("dbias", normal(r, n, 1), summed(m)),
 			in("dout", normal(r, m*n, 1)), in("x", normal(r, m*k, 1)), in("w", normal(r, n*k, 1))},
@@ -198,6 +198,10 @@ func attentionShape(r *rand.Rand, size int) (b, t, heads, hs int) {
 	return b, t, heads, dim(r, max(1, min(size/2, size*size*size/(b*heads*t*t))))
 }
 
+// halfUnit is what rounding to bfloat16 changes of a value at most. Attention rounds the terms of its sums, whose magnitudes
+// add up to a few units: probabilities times values; in gradients, some more.
+const halfUnit = 0x1p-8
+
 func attention(r *rand.Rand, size int) Problem {
 	b, t, heads, hs := attentionShape(r, size)
 	return attentionOf(r, b, t, heads, hs)
@@ -205,9 +209,12 @@ func attention(r *rand.Rand, size int) Problem {
 
 func attentionOf(r *rand.Rand, b, t, heads, hs int) Problem {
 	c := heads * hs
+	y := out("out", b*t*c, 1e-5)
+	y.Rounded = 4 * halfUnit
 	return Problem{
 		Name:    fmt.Sprintf("Attention b=%d t=%d heads=%d hs=%d", b, t, heads, hs),
-		Buffers: []Argument{out("out", b*t*c, 1e-5), in("qkv", normal(r, b*t*3*c, 1))},
+		Buffers: []Argument{y, in("qkv", normal(r, b*t*3*c, 1))},
+		Rounds:  func(class string) bool { return kernels.RoundsAttention(class, hs) },
 		Call: func(d kernels.Device, x []kernels.Buffer, _ kernels.Ints) {
 			d.Attention(x[0], x[1], b, t, heads, hs)
 		},
@@ -226,9 +233,12 @@ func attentionBackward(r *rand.Rand, size int) Problem {
 func attentionBackwardOf(r *rand.Rand, b, t, heads, hs int) Problem {
 	c := heads * hs
 	qkv := normal(r, b*t*3*c, 1)
+	y := out("dqkv", b*t*3*c, summed(t)*math.Sqrt(float64(hs))*4)
+	y.Rounded = 8 * halfUnit
 	return Problem{
 		Name:    fmt.Sprintf("AttentionBackward b=%d t=%d heads=%d hs=%d", b, t, heads, hs),
-		Buffers: []Argument{out("dqkv", b*t*3*c, summed(t)*math.Sqrt(float64(hs))*4), in("dout", normal(r, b*t*c, 1)), in("qkv", qkv)},
+		Buffers: []Argument{y, in("dout", normal(r, b*t*c, 1)), in("qkv", qkv)},
+		Rounds:  func(class string) bool { return kernels.RoundsAttention(class, hs) },
 		Call: func(d kernels.Device, x []kernels.Buffer, _ kernels.Ints) {
 			d.AttentionBackward(x[0], x[1], x[2], b, t, heads, hs)
 		},

@@ -28,6 +28,7 @@
 #define __device__
 #define __forceinline__ inline
 #define DEVICE static inline
+#define INLINE
 
 struct uint3 {
   unsigned x, y, z;
@@ -68,6 +69,7 @@ void begin_copy(char* to, const void* from);
 void end_group();
 void await_copies(unsigned newest, site at);
 void load_tile(uint32_t (&r)[4], const void* row, bool transposed, site at);
+uint32_t nearest_bf16(float x);
 void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, site at);
 
 inline void check_aligned(const void* p, size_t bytes = sizeof(float4)) {
@@ -198,6 +200,15 @@ DEVICE void store4(shared<float> p, float4 x) {
   store4(p.check(4), x);
 }
 
+DEVICE float2 load2(shared<float> p) {
+  emulator::touch(p.check(2), sizeof(float2), false);
+  return load2(p.check(2));
+}
+DEVICE void store2(shared<float> p, float2 x) {
+  emulator::touch(p.check(2), sizeof(float2), true);
+  store2(p.check(2), x);
+}
+
 DEVICE int fresh(int x) { return x; }
 
 using shared_place = shared<float>;
@@ -212,6 +223,12 @@ DEVICE void copy_async(shared_place to, const void* from, bool exists) {
   emulator::begin_copy(static_cast<char*>(sixteen_bytes(to)), exists ? from : nullptr);
 }
 DEVICE void commit_copies() { emulator::end_group(); }
+DEVICE float largest_number(float x, float y) { return std::fmax(x, y); }
+DEVICE float power2(float x) {
+  const float y = std::exp2(x);
+  return y < 0x1p-126f ? 0.0f : y;
+}
+DEVICE uint32_t pack_bf16(float x, float y) { return emulator::nearest_bf16(x) | emulator::nearest_bf16(y) << 16; }
 #define wait_copies(n) emulator::await_copies(n, HERE)
 #define load_matrices(r, row) emulator::load_tile(r, sixteen_bytes(row), false, HERE)
 #define load_transposed(r, row) emulator::load_tile(r, sixteen_bytes(row), true, HERE)

@@ -20,6 +20,17 @@ copy-to-a-stage-in-use|matmul_bf16.cu|from == 0 ? (MMA_STAGES - 1) * MMA_STAGE :
 copy-from-outside|matmul_bf16.cu|s * APART < lines && values > 0|s * APART < lines|matmul_bf16_nt|heap-buffer-overflow
 same-banks|matmul_bf16.cu|(chunk ^ (CHUNKS == 4 ? line / 2 % 4 : line % 8)) * 4|chunk * 4|matmul_bf16_tn|in the same banks
 divergent-matrix-unit|matmul_bf16.cu|tile.row + part_a < m &&|tile.row + part_a + lane / 4 < m &&|matmul_bf16_nn|waits for lane
+attention-copies-not-waited-for|attention_bf16.h|wait_copies(0);\n      settle(0, tile(stage, 0))|wait_copies(1);\n      settle(0, tile(stage, 0))|attention_bf16|to which a copy is on its way
+attention-rows-not-waited-for|attention_bf16.h|wait_copies(0);\n      settle(0, to|wait_copies(1);\n      settle(0, to|attention_bf16|to which a copy is on its way
+attention-tile-in-use|attention_bf16.h|stage ^= 1|stage ^= 0|attention_bf16|another thread has read with no barrier between
+attention-copy-from-outside|attention_bf16.h|copy_async(place_of(to), x, values > 0)|copy_async(place_of(to), x, true)|attention_bf16|heap-buffer-overflow
+attention-same-banks|attention_bf16.h|(chunk ^ row % 8) * 4|chunk * 4|attention_bf16|in the same banks
+attention-one-key-too-many|attention_bf16.h|first + f.column_of(n, e) > row)|first + f.column_of(n, e) > row + 1)|attention_bf16|, want
+attention-not-corrected|attention_bf16.cu|F::correct(o, correction);||attention_bf16|, want
+attention-infinite-above-the-diagonal|attention_bf16.cu|if (!diagonal(first)) return f.settle|if (first >= 0) return f.settle|attention_bf16_not_finite|is not finite, but query
+attention-dot-not-corrected|attention_bf16_backward.cu|dot[h] = dot[h] * correction[0][h];||attention_bf16|, dq: row
+attention-key-without-its-query|attention_bf16_backward.cu|>= key0 + f.row_of(m, e)|> key0 + f.row_of(m, e)|attention_bf16|, dk: row
+outside-shared-memory-of-tiles|attention_bf16.h|BEHIND = STAGES + 2 * FLASH_VALUES|BEHIND = STAGES + 4 * FLASH_VALUES|attention_bf16|of an array of
 outside-shared-memory|attention.cu|p = memory + 2 * TILE_FLOATS|p = memory + 3 * TILE_FLOATS|attention|of an array of
 END
 }

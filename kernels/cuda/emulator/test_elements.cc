@@ -29,19 +29,6 @@ TEST(add) {
   });
 }
 
-TEST(add_bf16) {
-  each_length(r, [&](size_t n, bool misplace) {
-    const floats a = sprinkle(r, normal(r, n, misplace)), b = sprinkle(r, normal(r, n));
-    const floats want(n), got(n);
-    void* dsts[] = {want.get()};
-    const void* srcs[] = {a.get(), b.get()};
-    const reduce_args sum = {dsts, srcs, nullptr, 1, 2, 0, static_cast<long>(n * sizeof(float)), 0, F32, SUM, 1, 0};
-    cpu->reduce(&sum);
-    launch("add_bf16", elements(n).grid, elements(n).block, 0, got.get(), a.get(), b.get(), static_cast<long long>(n));
-    same("add_bf16", want, got);
-  });
-}
-
 TEST(scale) {
   each_length(r, [&](size_t n, bool misplace) {
     const floats want = sprinkle(r, normal(r, n, misplace)), got = want;
@@ -89,17 +76,6 @@ TEST(adamw) {
     same("adamw, p", p, p2);
     same("adamw, m", m, m2);
     same("adamw, v", v, v2);
-  });
-}
-
-TEST(decode_bf16) {
-  each_length(r, [&](size_t n, bool misplace) {
-    const floats x = sprinkle(r, normal(r, n)), want(n), got(n, misplace);
-    const array<uint16_t> narrow(n);
-    cpu->encode_bf16(narrow.get(), x.get(), static_cast<long>(n));
-    cpu->decode_bf16(want.get(), narrow.get(), static_cast<long>(n));
-    launch("decode_bf16", elements(n).grid, elements(n).block, 0, got.get(), narrow.get(), static_cast<long long>(n));
-    same("decode_bf16", want, got);
   });
 }
 

@@ -84,6 +84,12 @@ void load_tile(uint32_t (&r)[4], const void* row, bool transposed, site at) {
   together(&l, load, at);
 }
 
+uint32_t nearest_bf16(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
 void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, site at) {
   factors f = {a, {b0, b1}, c};
   together(&f, multiply, at);
