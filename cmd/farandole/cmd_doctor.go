@@ -61,12 +61,11 @@ or fail (jobs will not run), with what to do. Exit code 1 when something fails.`
 func runDoctor(ctx context.Context, w io.Writer, output, listen string) error {
 	checks := []func(context.Context) finding{
 		checkCores, checkISA, checkMemory, checkSharedMemory, checkTempDir, checkFiles, checkProcesses,
-		checkLoopback, func(context.Context) finding { return checkPort(listen) }, checkCompiler, checkGPUs,
+		checkLoopback, func(context.Context) finding { return checkPort(listen) }, checkCompiler,
 	}
 	var findings []finding
 	failed := 0
-	for _, check := range checks {
-		f := check(ctx)
+	report := func(f finding) {
 		findings = append(findings, f)
 		if f.Verdict == verdictFail {
 			failed++
@@ -77,6 +76,12 @@ func runDoctor(ctx context.Context, w io.Writer, output, listen string) error {
 				fmt.Fprintf(w, "      %-14s → %s\n", "", f.Todo)
 			}
 		}
+	}
+	for _, check := range checks {
+		report(check(ctx))
+	}
+	for _, f := range checkGPUs(ctx) {
+		report(f)
 	}
 	if output == "json" {
 		if err := writeJSON(w, findings); err != nil {

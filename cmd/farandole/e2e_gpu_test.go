@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -161,6 +162,22 @@ func TestDoctorSeesGPUs(t *testing.T) {
 	e := onGPUs(t, "GPUS=3")
 	out, _ := exec.Command(filepath.Join(e.dir, "farandole"), "doctor").CombinedOutput()
 	require.Contains(t, string(out), "3 × Emulated GPU with 1 GiB, driver 0.0 (emulated)")
+	require.Contains(t, string(out), "GPU 2          0 % busy, 0 of 1 GiB used, 12 W, 31 °C, SM 0.21 of 1.41 GHz\n")
+
+	require.Equal(t, ok("GPU 0", "31 °C"), healthFinding(0, warmth(31), nil))
+	f = healthFinding(1, warmth(88), nil)
+	require.Equal(t, verdictWarn, f.Verdict)
+	require.Equal(t, "88 °C; 88 °C, and it slows down at 90", f.Found)
+	f = healthFinding(2, gpus.Reading{}, errors.New("NVML: GPU 2: GPU is lost"))
+	require.Equal(t, verdictWarn, f.Verdict)
+	require.Equal(t, "NVML: GPU 2: GPU is lost", f.Found)
+}
+
+// warmth is a GPU that says nothing but its temperature.
+func warmth(celsius float64) gpus.Reading {
+	no := math.NaN()
+	return gpus.Reading{Utilization: no, MemoryUsed: no, MemoryTotal: no, Power: no, PowerLimit: no, Temperature: celsius,
+		SlowdownTemperature: 90, SMClock: no, MaxSMClock: no, Corrected: no, Uncorrected: no}
 }
 
 // Without a GPU the device cuda ends a job with one sentence.

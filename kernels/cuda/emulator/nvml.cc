@@ -1,11 +1,11 @@
-// NVML for tests: as many GPUs as FARANDOLE_EMULATOR_GPUS says, and no more than package gpus asks of it. The ABI is NVML's own,
+// NVML for tests: as many GPUs as FARANDOLE_EMULATOR_GPUS says, all idle, and no more than package gpus asks of it. The ABI is NVML's own,
 // without its header.
 #include <cstdio>
 #include <cstdlib>
 
 namespace {
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2 };
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3 };
 
 long gpus() {
   const char* s = getenv("FARANDOLE_EMULATOR_GPUS");
@@ -14,6 +14,10 @@ long gpus() {
 
 struct memory {
   unsigned long long total, free, used;
+};
+
+struct utilization {
+  unsigned gpu, memory;
 };
 
 }  // namespace
@@ -47,5 +51,49 @@ API(nvmlDeviceGetName, void*, char* name, unsigned len) {
 
 API(nvmlDeviceGetMemoryInfo, void*, memory* m) {
   *m = {1ull << 30, 1ull << 30, 0};
+  return SUCCESS;
+}
+
+API(nvmlDeviceGetUtilizationRates, void*, utilization* u) {
+  *u = {0, 0};
+  return SUCCESS;
+}
+
+// In milliwatts.
+API(nvmlDeviceGetPowerUsage, void*, unsigned* power) {
+  *power = 12000;
+  return SUCCESS;
+}
+
+API(nvmlDeviceGetEnforcedPowerLimit, void*, unsigned*) { return NOT_SUPPORTED; }
+
+API(nvmlDeviceGetTemperature, void*, int, unsigned* temperature) {
+  *temperature = 31;
+  return SUCCESS;
+}
+
+API(nvmlDeviceGetTemperatureThreshold, void*, int, unsigned* temperature) {
+  *temperature = 90;
+  return SUCCESS;
+}
+
+// In megahertz.
+API(nvmlDeviceGetClockInfo, void*, int, unsigned* clock) {
+  *clock = 210;
+  return SUCCESS;
+}
+
+API(nvmlDeviceGetMaxClockInfo, void*, int, unsigned* clock) {
+  *clock = 1410;
+  return SUCCESS;
+}
+
+API(nvmlDeviceGetTotalEccErrors, void*, int, int, unsigned long long* errors) {
+  *errors = 0;
+  return SUCCESS;
+}
+
+API(nvmlDeviceGetCurrentClocksThrottleReasons, void*, unsigned long long* reasons) {
+  *reasons = 1;  // idle
   return SUCCESS;
 }
