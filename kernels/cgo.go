@@ -188,6 +188,10 @@ func (e *native) matmulArgs(t *matmulTask) C.matmul_args {
 	}
 }
 
+func (e *native) inPlace(t *matmulTask) bool {
+	return C.farandole_matmul_in_place(e.ops, e.matmulArgs(t)) != 0
+}
+
 func (e *native) packRows(t *matmulTask, dst []float32, k0, k1, r0, r1 int) {
 	C.farandole_matmul_pack(e.ops, e.matmulArgs(t), ptr(dst), 1, C.long(k0), C.long(k1), C.long(r0), C.long(r1))
 }

@@ -23,6 +23,7 @@ static inline void farandole_adamw(const farandole_ops* o, float* p, const float
                                    adamw_factors f) {
   o->adamw(p, g, m, v, n, &f);
 }
+static inline int farandole_matmul_in_place(const farandole_ops* o, matmul_args t) { return o->matmul_in_place(&t); }
 static inline void farandole_matmul_pack(const farandole_ops* o, matmul_args t, float* dst, int rows, long k0, long k1,
                                          long u0, long u1) {
   (rows ? o->matmul_pack_rows : o->matmul_pack_columns)(&t, dst, k0, k1, u0, u1);

@@ -10,24 +10,26 @@ import (
 type packer interface {
 	// tiling is the most rows of a tile and the columns of a panel.
 	tiling() (rows, columns int)
+	// inPlace says whether matmulColumns had better read t.a's rows where they lie than packed.
+	inPlace(t *matmulTask) bool
 	// packRows packs tiles [r0,r1) of t.a, packColumns panels [p0,p1) of t.b.
 	packRows(t *matmulTask, dst []float32, k0, k1, r0, r1 int)
 	packColumns(t *matmulTask, dst []float32, k0, k1, p0, p1 int)
-	// matmulColumns computes panels [p0,p1) of t.c from all packed rows, matmulRows tiles [r0,r1) from all packed columns.
+	// matmulColumns computes panels [p0,p1) of t.c from all packed rows, or in place when packed is nil, matmulRows tiles [r0,r1) from all packed columns.
 	// soon is the first panel or tile that the same thread may want next, or -1: a hint.
 	matmulColumns(t *matmulTask, packed []float32, k0, k1, p0, p1, soon int)
 	matmulRows(t *matmulTask, packed []float32, k0, k1, r0, r1, soon int)
 }
 
 // matmulPart is a matrix product as a list of units that threads claim in order. The factor of the shorter side is packed
-// whole and shared, so that nothing is packed twice; a unit then computes a few tiles or panels of the longer side. A product with
+// whole and shared, so that nothing is packed twice, or read in place; a unit then computes a few tiles or panels of the longer side. A product with
 // many terms goes through them a stretch at a time: the units of a stretch are first those that pack, then those that compute.
 type matmulPart struct {
 	matmulTask
 	engine packer
 
 	byRows    bool // units of the longer side are tiles of rows, else panels of columns
-	sharedLen int  // tiles or panels of the shared side
+	sharedLen int  // tiles or panels of the shared side that are packed
 	length    int  // tiles or panels of the longer side
 	sharedRow int  // floats of the shared side for one term
 	stretch   int  // terms
@@ -68,6 +70,9 @@ func (p *matmulPart) lay(t matmulTask, e packer, threads, limit int) {
 		p.sharedLen, p.length, p.sharedRow = panels, tiles, panels*columns
 	}
 	blocks := (t.k + BlockK - 1) / BlockK
+	if !p.byRows && e.inPlace(&p.matmulTask) {
+		p.sharedLen, p.sharedRow = 0, 0
+	}
 	p.stretches = (blocks*BlockK*p.sharedRow + limit - 1) / limit
 	p.stretches = max(1, min(p.stretches, blocks))
 	p.stretch = (blocks + p.stretches - 1) / p.stretches * BlockK
@@ -79,7 +84,7 @@ func (p *matmulPart) lay(t matmulTask, e packer, threads, limit int) {
 	}
 	p.last = max(1, unitWork/(each*min(p.stretch, t.k)))
 	singles := 0
-	p.packs = 1
+	p.packs = min(p.sharedLen, 1)
 	if threads > 1 {
 		p.packs = min(p.sharedLen, packsPerThread*threads)
 		singles = min((p.length+4*p.last-1)/(4*p.last), singlesPerThread*threads)
@@ -118,6 +123,9 @@ func (p *matmulPart) run(i, _ int) {
 	s, u := i/(p.packs+p.units), i%(p.packs+p.units)
 	k0, k1 := s*p.stretch, min((s+1)*p.stretch, p.k)
 	shared := p.shared[s%len(p.shared)]
+	if p.packs == 0 {
+		shared = nil
+	}
 	if u < p.packs {
 		// Whoever still computes with what this memory held must be done. The stretch before must be packed, because packed counts
 		// units and not whose they are.

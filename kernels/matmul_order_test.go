@@ -16,6 +16,7 @@ type slowPacker struct {
 }
 
 func (*slowPacker) tiling() (rows, columns int) { return 1, 2 }
+func (*slowPacker) inPlace(*matmulTask) bool    { return false }
 
 func (e *slowPacker) packRows(_ *matmulTask, _ []float32, k0, _, r0, _ int) {
 	if k0 == 0 && r0 == 0 {

@@ -28,6 +28,7 @@ const farandole_ops JOIN(farandole_ops_, ISA) = {
     .relu = op_relu,
     .relu_backward = op_relu_backward,
     .adamw = op_adamw,
+    .matmul_in_place = op_matmul_in_place,
     .matmul_pack_rows = op_matmul_pack_rows,
     .matmul_pack_columns = op_matmul_pack_columns,
     .matmul_columns = op_matmul_columns,

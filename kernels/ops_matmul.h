@@ -103,12 +103,34 @@ static void pack_tile(float* restrict dst, const float* restrict src, long ri, l
 // What a tile does with its chains.
 enum { TILE_SET, TILE_ADD };
 
-typedef void (*tile_fn)(const float*, const float*, long, float*, long, long, int, const float*, ahead*);
+typedef void (*tile_fn)(const float*, long, const float*, long, float*, long, long, int, const float*, ahead*);
+
+// A tile's rows have an address of their own for every TOGETHER, the others being one and two steps from it, which x86's addressing does.
+enum { TOGETHER = 3, GROUPS = (MR + TOGETHER - 1) / TOGETHER };
+
+#if MR == 14
+#define TILE_SIZES(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14)
+#elif MR == 6
+#define TILE_SIZES(F) F(1) F(2) F(3) F(4) F(5) F(6)
+#elif MR == 5
+#define TILE_SIZES(F) F(1) F(2) F(3) F(4) F(5)
+#else
+#define TILE_SIZES(F) F(1) F(2) F(3) F(4)
+#endif
 
 #define TILE_OF(name) JOIN(name##_, TILE_KIND)
 
 #define TILE_KIND f32
 #define TILE_CHAIN(y, x, acc) vf_fma(y, x, acc)
+#define TILE_IN_PLACE 0
+#define TILE_BEGIN
+#define TILE_END
+#define TILE_PIN(x)
+#include "ops_matmul_tile.h"
+
+#define TILE_KIND in_place
+#define TILE_CHAIN(y, x, acc) vf_fma(y, x, acc)
+#define TILE_IN_PLACE 1
 #define TILE_BEGIN
 #define TILE_END
 #define TILE_PIN(x)
@@ -118,17 +140,17 @@ typedef void (*tile_fn)(const float*, const float*, long, float*, long, long, in
 
 // product is one kind of matrix product: how it packs, and what it computes with what is packed.
 typedef struct {
-  const tile_fn* tiles;
+  const tile_fn *tiles, *in_place;  // in_place may be missing
   void (*pack_tile)(float*, const float*, long ri, long rk, long rows, long n, ahead*);
   void (*pack_panel)(float*, const float*, long ri, long rk, long rows, long width, long n, ahead*);
   long terms;  // in one packed value
 } product;
 
 static const product products[] = {
-    [PRODUCT_F32] = {tiles_f32, pack_tile, pack_panel, 1},
-    [PRODUCT_PAIRS] = {tiles_pairs, pack_tile_pairs, pack_pairs, 2},
+    [PRODUCT_F32] = {tiles_f32, tiles_in_place, pack_tile, pack_panel, 1},
+    [PRODUCT_PAIRS] = {tiles_pairs, 0, pack_tile_pairs, pack_pairs, 2},
 #ifdef LANES_DOT
-    [PRODUCT_DOT] = {tiles_dot, dot_pack_tile_pairs, dot_pack_pairs, 2},
+    [PRODUCT_DOT] = {tiles_dot, 0, dot_pack_tile_pairs, dot_pack_pairs, 2},
 #endif
 };
 
@@ -180,6 +202,14 @@ static void op_matmul_pack_columns(const matmul_args* t, float* dst, long k0, lo
   }
 }
 
+// WAY is the bytes after which addresses share a place in the first cache, ROOM how many of a tile's rows may: it has eight places.
+enum { WAY = 4096, ROOM = 6 };
+
+static int op_matmul_in_place(const matmul_args* t) {
+  const long step = t->ai * (long)sizeof(float), apart = min_long(WAY, step & -step);
+  return products[t->product].in_place && t->ak == 1 && apart > 0 && MR * apart <= ROOM * WAY;
+}
+
 // block says where one block of k goes, and what it does to c.
 typedef struct {
   const product* f;
@@ -194,10 +224,12 @@ static inline block block_at(const matmul_args* t, long k, long k1) {
   return (block){f, k, kc, depth(f, kc), k > 0 || t->accumulate ? TILE_ADD : TILE_SET, k + kc == t->k ? t->bias : 0};
 }
 
-static inline void block_tile(const matmul_args* t, const block* b, const float* a, const float* panel, long i, long rows,
+// block_tile computes a tile from packed rows, or without them from the rows themselves.
+static inline void block_tile(const matmul_args* t, const block* b, const float* packed, const float* panel, long i, long rows,
                               long j, ahead* next) {
-  b->f->tiles[rows](a, panel, b->depth, t->c + i * t->n + j, t->n, min_long(PANEL, t->n - j), b->mode, b->bias ? b->bias + j : 0,
-              next);
+  const tile_fn tile = (packed ? b->f->tiles : b->f->in_place)[rows];
+  tile(packed ? packed : t->a + i * t->ai + b->k, t->ai, panel, b->depth, t->c + i * t->n + j, t->n, min_long(PANEL, t->n - j),
+       b->mode, b->bias ? b->bias + j : 0, next);
 }
 
 static void op_matmul_columns(const matmul_args* t, const float* packed, float* work, long k0, long k1, long p0, long p1,
@@ -220,10 +252,10 @@ static void op_matmul_columns(const matmul_args* t, const float* packed, float* 
     for (long r = 0; r < count; r++) {
       long i = tile_row(t->m, r), rows = tile_row(t->m, r + 1) - i;
       for (long j = j0; j < j1; j += PANEL) {
-        block_tile(t, &b, packed + i * b.depth, work + (j - j0) * b.depth, i, rows, j, &next);
+        block_tile(t, &b, packed ? packed + i * b.depth : 0, work + (j - j0) * b.depth, i, rows, j, &next);
       }
     }
-    packed += t->m * b.depth;
+    if (packed) packed += t->m * b.depth;
   }
 }
 

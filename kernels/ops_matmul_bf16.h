@@ -61,6 +61,7 @@ static __attribute__((noinline)) void tile_again(vf (*acc)[NV], long mr, const f
 #endif
 #define TILE_KIND pairs
 #define TILE_CHAIN(y, x, acc) vf_dot(y, x, acc)
+#define TILE_IN_PLACE 0
 #define TILE_BEGIN const unsigned mode_before = flush_begin();
 #define TILE_PIN(x) VF_PIN(x)
 #include "ops_matmul_tile.h"
@@ -154,6 +155,7 @@ static inline vf hardware_dot(vf y, vf x, vf acc) {
 
 #define TILE_KIND dot
 #define TILE_CHAIN(y, x, acc) hardware_dot(y, x, acc)
+#define TILE_IN_PLACE 0
 #define TILE_BEGIN
 #define TILE_END
 #define TILE_PIN(x)

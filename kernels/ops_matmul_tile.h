@@ -1,9 +1,9 @@
 // A register tile of a matrix product, for one kind of product: TILE_KIND names it. TILE_CHAIN(y, x, acc) adds what one packed
-// value holds to a chain. Include it once for each kind.
+// value holds to a chain. TILE_IN_PLACE says that rows are not packed. Include it once for each kind.
 
 // One block of a tile of mr rows and NV vectors: c = or += the chains over depth packed values, then + bias.
-// cols says how many columns of the tile exist.
-static inline __attribute__((always_inline)) void TILE_OF(tile)(const int mr, const float* restrict a,
+// cols says how many columns of the tile exist. In place, row i begins at a + i·ai.
+static inline __attribute__((always_inline)) void TILE_OF(tile)(const int mr, const float* restrict a, long ai,
                                                                 const float* restrict b, long depth, float* restrict c,
                                                                 long ldc, long cols, int mode, const float* bias,
                                                                 ahead* next) {
@@ -26,6 +26,11 @@ static inline __attribute__((always_inline)) void TILE_OF(tile)(const int mr, co
   // gcc would keep the addresses of all rows in registers, vector registers too, that the loop needs: it shall forget them.
   // For the same reason the loop is not unrolled.
   __asm__("" : "+r"(c), "+r"(ldc));
+  // Row i's factor is at rows[i / TOGETHER] + i % TOGETHER · step.
+  const char* rows[GROUPS];
+  long step = (TILE_IN_PLACE ? ai : 1) * (long)sizeof(float);
+#pragma GCC unroll 16
+  for (int g = 0; TOGETHER * g < mr; g++) rows[g] = (const char*)a + TOGETHER * g * step;
   for (long k = 0; k < depth;) {
     ahead_next(next);
     const long stop = min_long(depth, k + AHEAD_STEP);
@@ -36,11 +41,15 @@ static inline __attribute__((always_inline)) void TILE_OF(tile)(const int mr, co
       for (int v = 0; v < NV; v++) x[v] = vf_load(b + 16 * v);
 #pragma GCC unroll 16
       for (int i = 0; i < mr; i++) {
-        vf y = vf_set1(a[i]);
+        vf y = vf_set1(*(const float*)(rows[i / TOGETHER] + i % TOGETHER * step));
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++) acc[i][v] = TILE_CHAIN(y, x[v], acc[i][v]);
       }
-      a += mr;
+#pragma GCC unroll 16
+      for (int g = 0; TOGETHER * g < mr; g++) {
+        rows[g] += (TILE_IN_PLACE ? 1 : mr) * (long)sizeof(float);
+        if (TILE_IN_PLACE) __asm__("" : "+r"(rows[g]), "+r"(step));  // an address of its own, and no others
+      }
       b += PANEL;
     }
   }
@@ -73,38 +82,20 @@ static inline __attribute__((always_inline)) void TILE_OF(tile)(const int mr, co
   }
 }
 
-#define TILE(mr)                                                                                                   \
-  static void TILE_OF(tile_##mr)(const float* a, const float* b, long depth, float* c, long ldc, long cols, int mode, \
-                                 const float* bias, ahead* next) {                                                 \
-    TILE_OF(tile)(mr, a, b, depth, c, ldc, cols, mode, bias, next);                                                \
+#define TILE(mr)                                                                                                     \
+  static void TILE_OF(tile_##mr)(const float* a, long ai, const float* b, long depth, float* c, long ldc, long cols, \
+                                 int mode, const float* bias, ahead* next) {                                         \
+    TILE_OF(tile)(mr, a, ai, b, depth, c, ldc, cols, mode, bias, next);                                              \
   }
-TILE(1) TILE(2) TILE(3) TILE(4)
-#if MR > 4
-TILE(5)
-#endif
-#if MR > 5
-TILE(6)
-#endif
-#if MR > 6
-TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
-#endif
-
-static const tile_fn TILE_OF(tiles)[MR + 1] = {0, TILE_OF(tile_1), TILE_OF(tile_2), TILE_OF(tile_3), TILE_OF(tile_4),
-#if MR > 4
-                                               TILE_OF(tile_5),
-#endif
-#if MR > 5
-                                               TILE_OF(tile_6),
-#endif
-#if MR > 6
-                                               TILE_OF(tile_7), TILE_OF(tile_8), TILE_OF(tile_9), TILE_OF(tile_10),
-                                               TILE_OF(tile_11), TILE_OF(tile_12), TILE_OF(tile_13), TILE_OF(tile_14)
-#endif
-};
+#define TILE_ENTRY(mr) TILE_OF(tile_##mr),
+TILE_SIZES(TILE)
+static const tile_fn TILE_OF(tiles)[MR + 1] = {0, TILE_SIZES(TILE_ENTRY)};
 
 #undef TILE
+#undef TILE_ENTRY
 #undef TILE_KIND
 #undef TILE_CHAIN
+#undef TILE_IN_PLACE
 #undef TILE_BEGIN
 #undef TILE_END
 #undef TILE_PIN

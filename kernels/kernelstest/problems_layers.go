@@ -8,10 +8,15 @@ import (
 	"github.com/farandole-ml/farandole/kernels"
 )
 
-// product is the shape of a matrix product with one long side, past several blocks of every kind.
+// product is the shape of a matrix product with one long side, past several blocks of every kind; at times all rows of that
+// length begin at few places of a cache.
 func product(r *rand.Rand, size int) (m, n, k int) {
 	d := [3]int{dim(r, size), dim(r, size), dim(r, size)}
-	d[r.IntN(3)] = dim(r, size*10)
+	long := dim(r, size*10)
+	if r.IntN(4) == 0 {
+		long = 512 * (1 + r.IntN(2))
+	}
+	d[r.IntN(3)] = long
 	return d[0], d[1], d[2]
 }
 
