@@ -55,6 +55,11 @@ func poke(c chan struct{}) {
 func (m *mailbox) put(kind int, msg *pb.WorkerMessage, void ...int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.place(kind, msg, void...)
+}
+
+// place is put. mu is held.
+func (m *mailbox) place(kind int, msg *pb.WorkerMessage, void ...int) {
 	for _, k := range void {
 		m.letters[k] = letter{}
 	}
@@ -68,8 +73,14 @@ func (m *mailbox) fenced(g elastic.Generation, f elastic.Fence) {
 	}}}, letterFormed, letterSuspect, letterFinished)
 }
 
+// formed says nothing where a Prepare was answered that came after g: the group is over, and the coordinator waits for that answer.
 func (m *mailbox) formed(g elastic.Generation) {
-	m.put(letterFormed, &pb.WorkerMessage{Of: &pb.WorkerMessage_Formed{Formed: &pb.Formed{Generation: uint64(g)}}},
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.letters[letterFenced].msg.GetFenced().GetGeneration() > uint64(g) {
+		return
+	}
+	m.place(letterFormed, &pb.WorkerMessage{Of: &pb.WorkerMessage_Formed{Formed: &pb.Formed{Generation: uint64(g)}}},
 		letterFenced, letterSuspect, letterFinished)
 }
 
