@@ -3,7 +3,6 @@ package kernels
 import (
 	"fmt"
 	"log/slog"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -11,8 +10,9 @@ import (
 
 // Config chooses how Open's and NewCPU's devices compute. The zero value uses every processor and the best instruction set.
 type Config struct {
-	// Threads is how many goroutines compute at once, the caller's among them. Zero means GOMAXPROCS.
-	// More than the machine has free processors makes every operation wait for the slowest.
+	// Threads is how many goroutines compute at once, the caller's among them. Zero means Processors.
+	// More than the machine has free processors makes every operation wait for the slowest. Where GOMAXPROCS is not
+	// larger, a CPU's device raises it to one more, for the rest of the program's life.
 	Threads int
 	// ISA forces an instruction set: "avx512", "avx2", "neon", "portable" (C), or "go". Empty means the best that
 	// this machine and build have. All give the same bits.
@@ -43,7 +43,7 @@ func NewCPU(cfg Config) (Device, error) {
 		return nil, fmt.Errorf("kernels: %d threads: use 0 for all processors, or a positive number", cfg.Threads)
 	}
 	if cfg.Threads == 0 {
-		cfg.Threads = runtime.GOMAXPROCS(0)
+		cfg.Threads = Processors()
 	}
 	have := ISAs()
 	if cfg.ISA == "" {
@@ -76,6 +76,7 @@ func NewCPU(cfg Config) (Device, error) {
 		}
 		name += ", pinned"
 	}
+	leaveSlot(cfg.Threads)
 	return newHostDevice(name, cfg.Precision, newEngine(cfg.ISA, cfg.Precision), p), nil
 }
 

@@ -46,6 +46,7 @@ const triadLen = 24 << 20
 // of memory, best of rounds. What the processor reads only to overwrite it does not count, as in STREAM (McCalpin 1995).
 func TriadGBs(threads, rounds int) float64 {
 	threads = max(threads, 1)
+	leaveSlot(threads)
 	a, b, c := AlignedFloats(triadLen), AlignedFloats(triadLen), AlignedFloats(triadLen)
 	for i := range b { // memory that was never written is one page of zeros, which the caches hold
 		b[i], c[i] = 1, 2
@@ -75,6 +76,7 @@ const peakSlice = 20_000_000
 func PeakGFLOPS(class string, threads int, d time.Duration) float64 {
 	e := newEngine(ISAs()[0], class)
 	rates := make([]float64, max(threads, 1))
+	leaveSlot(len(rates))
 	var wg sync.WaitGroup
 	for i := range rates {
 		wg.Go(func() {

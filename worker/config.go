@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime"
 	"strconv"
 	"time"
 
 	"github.com/farandole-ml/farandole/collective/transport/auto"
 	"github.com/farandole-ml/farandole/elastic"
+	"github.com/farandole-ml/farandole/kernels"
 )
 
 // What a worker does when the reduced gradient is not finite.
@@ -187,7 +187,7 @@ func (c Config) withDefaults() Config {
 		c.LocalWorld = 1
 	}
 	if c.Threads < 1 {
-		c.Threads = max(1, runtime.GOMAXPROCS(0)/c.LocalWorld)
+		c.Threads = max(1, kernels.Processors()/c.LocalWorld)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

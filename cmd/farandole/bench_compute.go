@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os/signal"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -67,7 +66,7 @@ func (o *computeOptions) open() (kernels.Device, error) {
 		return nil, usagef("--isa and --pin are for the CPU: leave them out with --device %s", o.device)
 	}
 	if o.threads == 0 {
-		o.threads = runtime.GOMAXPROCS(0)
+		o.threads = kernels.Processors()
 	}
 	dev, err := kernels.Open(o.device, kernels.Config{Threads: o.threads, ISA: o.isa, Precision: o.precision, Pin: o.pin})
 	if err != nil {
