@@ -162,7 +162,7 @@ func TestDoctorSeesGPUs(t *testing.T) {
 	e := onGPUs(t, "GPUS=3")
 	out, _ := exec.Command(filepath.Join(e.dir, "farandole"), "doctor").CombinedOutput()
 	require.Contains(t, string(out), "3 × Emulated GPU with 1 GiB, driver 0.0 (emulated)")
-	require.Contains(t, string(out), "GPU 2          0 % busy, 0 of 1 GiB used, 12 W, 31 °C, SM 0.21 of 1.41 GHz\n")
+	require.Contains(t, string(out), "GPU 2          0 % busy, memory 0 % busy, 0 of 1 GiB used, 12 W, 31 °C, SM 0.21 of 1.41 GHz\n")
 
 	require.Equal(t, ok("GPU 0", "31 °C"), healthFinding(0, warmth(31), nil))
 	f = healthFinding(1, warmth(88), nil)

@@ -15,6 +15,7 @@ import (
 // Reading is the state of one GPU now. A figure that the GPU does not give is NaN.
 type Reading struct {
 	Utilization                      float64 // share of the last moment in which a kernel ran
+	MemoryUtilization                float64 // share of it in which memory was read or written
 	MemoryUsed, MemoryTotal          float64 // bytes, of all processes
 	Power, PowerLimit                float64 // watts
 	Temperature, SlowdownTemperature float64 // °C
@@ -76,7 +77,7 @@ func read(d nvml.Device) (r Reading, bad nvml.Return) {
 	memory, code := d.GetMemoryInfo()
 	r.MemoryUsed, r.MemoryTotal = see(memory.Used, code, 1), see(memory.Total, code, 1)
 	rates, code := d.GetUtilizationRates()
-	r.Utilization = small(rates.Gpu, code, 0.01)
+	r.Utilization, r.MemoryUtilization = small(rates.Gpu, code, 0.01), small(rates.Memory, code, 0.01)
 	x, code := d.GetPowerUsage()
 	r.Power = small(x, code, 1e-3)
 	x, code = d.GetEnforcedPowerLimit()
@@ -122,7 +123,7 @@ func (r Reading) Concerns() (all []string) {
 	return all
 }
 
-// String is for people: "93 % busy, 61 of 80 GiB used, 640 of 700 W (at its limit), 71 °C, SM 1.75 of 1.98 GHz". What is not known is left out.
+// String is for people: "93 % busy, memory 40 % busy, 61 of 80 GiB used, 640 of 700 W (at its limit), 71 °C, SM 1.75 of 1.98 GHz". What is not known is left out.
 func (r Reading) String() string {
 	var parts []string
 	add := func(format string, x, unit float64, more ...any) {
@@ -142,6 +143,7 @@ func (r Reading) String() string {
 	}
 	const gib, giga = 1.0 / (1 << 30), 1e-9
 	add("%.0f %% busy", r.Utilization, 100)
+	add("memory %.0f %% busy", r.MemoryUtilization, 100)
 	add("%.3g%s GiB used", r.MemoryUsed, gib, of(r.MemoryTotal, gib, "%.3g"))
 	add("%.0f%s W%s", r.Power, 1, of(r.PowerLimit, 1, "%.0f"), capped)
 	add("%.0f °C", r.Temperature, 1)

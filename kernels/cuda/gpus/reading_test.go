@@ -62,7 +62,7 @@ func TestRead(t *testing.T) {
 	all, lost, err := Read(host(busy()))
 	require.NoError(t, err)
 	require.Equal(t, []error{nil}, lost)
-	require.Equal(t, "93 % busy, 61 of 80 GiB used, 640 of 700 W (at its limit), 71 °C, SM 1.75 of 1.98 GHz, 2 corrected memory errors", all[0].String())
+	require.Equal(t, "93 % busy, memory 40 % busy, 61 of 80 GiB used, 640 of 700 W (at its limit), 71 °C, SM 1.75 of 1.98 GHz, 2 corrected memory errors", all[0].String())
 	require.Empty(t, all[0].Concerns(), "a power limit that is reached is what it is for")
 }
 
@@ -79,7 +79,7 @@ func TestReadWhatAGPUDoesNotSay(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []error{nil}, lost)
 	require.True(t, math.IsNaN(all[0].Power), "0 W would be a figure")
-	require.Equal(t, "93 % busy, 61 of 80 GiB used, 71 °C, SM 1.75 GHz", all[0].String())
+	require.Equal(t, "93 % busy, memory 40 % busy, 61 of 80 GiB used, 71 °C, SM 1.75 GHz", all[0].String())
 	require.Empty(t, all[0].Concerns())
 }
 
