@@ -168,15 +168,15 @@ func TestDoctorSeesGPUs(t *testing.T) {
 	f = healthFinding(1, warmth(88), nil)
 	require.Equal(t, verdictWarn, f.Verdict)
 	require.Equal(t, "88 °C; 88 °C, and it slows down at 90", f.Found)
-	f = healthFinding(2, gpus.Reading{}, errors.New("NVML: GPU 2: GPU is lost"))
+	f = healthFinding(2, kernels.Reading{}, errors.New("NVML: GPU 2: GPU is lost"))
 	require.Equal(t, verdictWarn, f.Verdict)
 	require.Equal(t, "NVML: GPU 2: GPU is lost", f.Found)
 }
 
 // warmth is a GPU that says nothing but its temperature.
-func warmth(celsius float64) gpus.Reading {
+func warmth(celsius float64) kernels.Reading {
 	no := math.NaN()
-	return gpus.Reading{Utilization: no, MemoryUsed: no, MemoryTotal: no, Power: no, PowerLimit: no, Temperature: celsius,
+	return kernels.Reading{Utilization: no, MemoryUtilization: no, MemoryUsed: no, MemoryTotal: no, Power: no, PowerLimit: no, Temperature: celsius,
 		SlowdownTemperature: 90, SMClock: no, MaxSMClock: no, Corrected: no, Uncorrected: no}
 }
 

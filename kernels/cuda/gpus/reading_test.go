@@ -83,17 +83,19 @@ func TestReadWhatAGPUDoesNotSay(t *testing.T) {
 	require.Empty(t, all[0].Concerns())
 }
 
-func TestConcerns(t *testing.T) {
+func TestThrottle(t *testing.T) {
 	hot := busy()
-	hot.GetTemperatureFunc = func(nvml.TemperatureSensors) (uint32, nvml.Return) { return 84, nvml.SUCCESS }
 	hot.GetCurrentClocksThrottleReasonsFunc = func() (uint64, nvml.Return) {
 		return nvml.ClocksThrottleReasonHwSlowdown | nvml.ClocksThrottleReasonHwThermalSlowdown | nvml.ClocksThrottleReasonGpuIdle, nvml.SUCCESS
 	}
-	hot.GetTotalEccErrorsFunc = func(nvml.MemoryErrorType, nvml.EccCounterType) (uint64, nvml.Return) { return 3, nvml.SUCCESS }
 	all, _, err := Read(host(hot))
 	require.NoError(t, err)
-	require.Equal(t, []string{"slowed down: hardware slowdown, heat (hardware)", "3 uncorrectable memory errors since the driver was loaded",
-		"84 °C, and it slows down at 89"}, all[0].Concerns())
+	require.True(t, all[0].ThrottleKnown)
+	require.Equal(t, kernels.HardwareSlowdown|kernels.HardwareHeat, all[0].Throttle, "an idle GPU is not slowed down")
+	hot.GetCurrentClocksThrottleReasonsFunc = func() (uint64, nvml.Return) { return 0, nvml.ERROR_NOT_SUPPORTED }
+	all, _, err = Read(host(hot))
+	require.NoError(t, err)
+	require.False(t, all[0].ThrottleKnown)
 }
 
 func TestReadALostGPU(t *testing.T) {
