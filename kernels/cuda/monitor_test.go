@@ -8,9 +8,27 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"gorgonia.org/cu"
 
 	"github.com/farandole-ml/farandole/kernels"
 )
+
+// On any GPU: NVML knows the one on which this process computes, and says of its memory what the driver says.
+func TestReadingOfThisGPU(t *testing.T) {
+	d := newDevice(t)
+	r, err := d.Reading()
+	if err != nil && strings.Contains(err.Error(), "(MIG)") {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	t.Log(r.ID, r)
+	var total int64
+	require.NoError(t, d.do(func() (err error) { _, total, err = cu.MemInfo(); return err }))
+	require.InEpsilon(t, float64(total), r.MemoryTotal, 0.1)
+	require.LessOrEqual(t, r.MemoryUsed, r.MemoryTotal)
+	require.True(t, r.Utilization >= 0 && r.Utilization <= 1, "%v", r.Utilization)
+	require.True(t, r.Temperature > 0 && r.Temperature < 150, "%v", r.Temperature)
+}
 
 // NVML's order of the GPUs is another than the driver's here: readings are of the GPU that computes.
 func TestReading(t *testing.T) {
