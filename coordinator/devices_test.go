@@ -5,10 +5,13 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
@@ -172,6 +175,20 @@ func TestDeviceMetricsOfAJobThatEnded(t *testing.T) {
 	st := l.jobStatus(job)
 	require.Nil(t, st.Devices)
 	require.Empty(t, st.Workers)
+}
+
+func TestDocumentHasAllMetrics(t *testing.T) {
+	page, err := os.ReadFile("../docs/metrics.md")
+	require.NoError(t, err)
+	all := make(chan *prometheus.Desc)
+	go func() { defer close(all); newMetrics().registry.Describe(all) }()
+	n := 0
+	for d := range all {
+		name := regexp.MustCompile(`fqName: "([^"]+)"`).FindStringSubmatch(d.String())[1]
+		require.Contains(t, string(page), "`"+name+"`")
+		n++
+	}
+	require.Equal(t, n, len(regexp.MustCompile("`farandole_[a-z_]+`").FindAll(page, -1)), "and no others")
 }
 
 func TestHostileReadings(t *testing.T) {

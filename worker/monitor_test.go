@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"math"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -203,4 +205,30 @@ func TestSessionTellsOfItsDevice(t *testing.T) {
 	requireSame(c, want, p, q)
 	require.NotZero(t, reads)
 	c.seen(func() { require.False(t, device("w1"), "a worker without such a device says nothing") })
+}
+
+func TestAloneWatchesItsDevice(t *testing.T) {
+	g := &gauged{}
+	l := newLinear(3, 2)
+	looked := make(chan struct{})
+	l.before = func(context.Context, elastic.Shard) error { <-looked; return nil }
+	var log bytes.Buffer
+	s, err := Join(t.Context(), Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	require.NoError(t, err)
+	s.stdout, s.stderr = io.Discard, io.Discard
+	s.Monitor(notifying{g, sync.OnceFunc(func() { close(looked) })})
+	require.NoError(t, s.run(t.Context(), l))
+	require.Contains(t, log.String(), "no readings of the device; training goes on without them")
+	require.Panics(t, func() { s.Monitor(g) }, "too late")
+}
+
+// notifying calls read after every reading.
+type notifying struct {
+	*gauged
+	read func()
+}
+
+func (n notifying) Reading() (kernels.Reading, error) {
+	defer n.read()
+	return n.gauged.Reading()
 }
