@@ -1,10 +1,12 @@
 package coordinator
 
 import (
+	"iter"
 	"math"
 	"strings"
 
 	pb "github.com/farandole-ml/farandole/coordinator/coordinatorpb"
+	"github.com/farandole-ml/farandole/elastic"
 )
 
 // Limits of what a worker may say of its device. Beyond them is no figure.
@@ -56,20 +58,25 @@ func (j *job) hangUp(m *member) {
 	j.deviceHeard(m, nil)
 }
 
-// viewMembers are the members of the view, in rank order; nil stands for one that is gone.
-func (j *job) viewMembers() (all []*member) {
-	if v := j.state.View(); v != nil && !j.over {
+// inView gives the members of the view, in rank order, and what is known of each: nil when it is gone.
+func (j *job) inView() iter.Seq2[elastic.Member, *member] {
+	return func(yield func(elastic.Member, *member) bool) {
+		v := j.state.View()
+		if v == nil || j.over {
+			return
+		}
 		for _, r := range v.Roster {
-			all = append(all, j.members[r.ID])
+			if !yield(r, j.members[r.ID]) {
+				return
+			}
 		}
 	}
-	return all
 }
 
 // deviceSummary is nil when no worker of the view has a reading.
 func (j *job) deviceSummary() *pb.DeviceSummary {
 	var s pb.DeviceSummary
-	for _, m := range j.viewMembers() {
+	for _, m := range j.inView() {
 		if m == nil || m.device == nil {
 			continue
 		}
@@ -89,8 +96,8 @@ func (j *job) deviceSummary() *pb.DeviceSummary {
 
 // workers are those of the view, for one who asks.
 func (j *job) workers() (all []*pb.Worker) {
-	for rank, m := range j.viewMembers() {
-		w := &pb.Worker{Member: string(j.state.View().Roster[rank].ID), Host: j.state.View().Roster[rank].Host}
+	for r, m := range j.inView() {
+		w := &pb.Worker{Member: string(r.ID), Host: r.Host}
 		if m != nil {
 			w.Pid, w.Device = m.pid, m.device
 		}
