@@ -138,7 +138,7 @@ func (j *job) detached(id elastic.MemberID, out *outbox[*pb.WorkerCommand]) {
 	if m == nil || m.out != out {
 		return
 	}
-	m.out = nil
+	j.hangUp(m)
 	j.step(elastic.Detached{ID: id})
 }
 
@@ -151,6 +151,7 @@ func (j *job) hear(id elastic.MemberID, out *outbox[*pb.WorkerCommand], msg *pb.
 	m.lastHeard = time.Now()
 	switch v := msg.Of.(type) {
 	case *pb.WorkerMessage_Heartbeat:
+		j.deviceHeard(m, v.Heartbeat.GetDevice())
 		j.heartbeat(id, v.Heartbeat)
 	case *pb.WorkerMessage_Fenced:
 		j.step(elastic.Fenced{ID: id, Generation: elastic.Generation(v.Fenced.Generation), Fence: fenceFrom(v.Fenced.Fence)})
@@ -196,6 +197,7 @@ func (j *job) publishProgress() {
 	j.feed.setProgress(&pb.Progress{
 		Step: p.step, Loss: p.loss, Generation: p.generation, World: int32(p.world),
 		TokensPerSecond: p.rate * float64(per), UnixNanos: p.lastCommit.UnixNano(),
+		Devices: j.deviceSummary(),
 	})
 }
 

@@ -32,11 +32,18 @@ type life struct {
 
 func start(t *testing.T, dir, addr string) *life {
 	t.Helper()
+	return startWith(t, Config{Listen: addr, StateDir: dir})
+}
+
+func startWith(t *testing.T, cfg Config) *life {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan string, 1), make(chan error, 1)
 	go func() {
-		done <- Run(ctx, Config{Listen: addr, StateDir: dir, Ready: func(a string) { ready <- a }})
+		cfg.Ready = func(a string) { ready <- a }
+		done <- Run(ctx, cfg)
 	}()
+	var addr string
 	select {
 	case addr = <-ready:
 	case err := <-done:

@@ -119,13 +119,18 @@ func (j *job) dismiss(m *member) {
 	}
 	m.out.put(&pb.WorkerCommand{Of: &pb.WorkerCommand_Ended{Ended: &pb.Ended{Code: e.Code, Reason: e.Reason}}})
 	m.out.close(nil)
-	m.out = nil
+	j.hangUp(m)
 }
 
-func (j *job) status() *pb.JobStatus {
+// status has the job's workers when they are asked for.
+func (j *job) status(workers bool) *pb.JobStatus {
 	out := &pb.JobStatus{
 		Job: j.id, Name: j.spec.Name, Status: j.state.Phase(), Step: j.prog.step, Generation: j.prog.generation,
 		World: int32(j.prog.world), Loss: j.prog.loss, Plan: j.plan, Ledger: ledgerTo(j.state.Ledger()),
+		Devices: j.deviceSummary(),
+	}
+	if workers {
+		out.Workers = j.workers()
 	}
 	if e := new(pb.JobEnded); len(j.saved.Ended) > 0 && proto.Unmarshal(j.saved.Ended, e) == nil {
 		out.Status, out.Step, out.Loss, out.Ledger = e.Status, e.Steps, e.Loss, e.Ledger

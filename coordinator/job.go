@@ -59,6 +59,7 @@ type member struct {
 	injected  int64 // unix nanos of the last signal that was sent on purpose
 	lastHeard time.Time
 	finished  *pb.Finished
+	device    *pb.DeviceReading // of its last heartbeat; checked, and not changed
 }
 
 func newJob(s *server, id string, spec *pb.JobSpec) (*job, error) {
@@ -266,7 +267,7 @@ func (j *job) evict(a elastic.Evict) {
 	}
 	m.out.put(&pb.WorkerCommand{Of: &pb.WorkerCommand_Evicted{Evicted: &pb.Evicted{Reason: a.Reason, Final: a.Final}}})
 	m.out.close(nil)
-	m.out = nil
+	j.hangUp(m)
 }
 
 // note turns a change of state into a line for people, with what was measured.

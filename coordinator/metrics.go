@@ -17,10 +17,11 @@ type metrics struct {
 	loss       *prometheus.GaugeVec
 	resume     *prometheus.HistogramVec
 	recoveries *prometheus.CounterVec
+	devices    *deviceMetrics
 }
 
 func newMetrics() *metrics {
-	m := &metrics{registry: prometheus.NewRegistry()}
+	m := &metrics{registry: prometheus.NewRegistry(), devices: newDeviceMetrics()}
 	gauge := func(name, help string) *prometheus.GaugeVec {
 		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"job"})
 		m.registry.MustRegister(g)
@@ -37,7 +38,7 @@ func newMetrics() *metrics {
 	m.recoveries = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "farandole_recoveries_total", Help: "Workers lost, by kind of reason.",
 	}, []string{"job", "reason"})
-	m.registry.MustRegister(m.resume, m.recoveries)
+	m.registry.MustRegister(m.resume, m.recoveries, m.devices)
 	return m
 }
 

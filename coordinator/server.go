@@ -143,12 +143,12 @@ func (s *server) Submit(_ context.Context, r *pb.SubmitRequest) (*pb.SubmitReply
 	return &pb.SubmitReply{Job: id}, nil
 }
 
-// Jobs lists all jobs, oldest first.
-func (s *server) Jobs(ctx context.Context, _ *pb.JobsRequest) (*pb.JobsReply, error) {
+// Jobs lists all jobs, oldest first, and the workers of one if that is asked for.
+func (s *server) Jobs(ctx context.Context, r *pb.JobsRequest) (*pb.JobsReply, error) {
 	out := &pb.JobsReply{}
 	for _, j := range s.list() {
 		var st *pb.JobStatus
-		if err := j.call(ctx, func() { st = j.status() }); err != nil {
+		if err := j.call(ctx, func() { st = j.status(j.id == r.WorkersOf) }); err != nil {
 			return nil, err
 		}
 		out.Jobs = append(out.Jobs, st)

@@ -168,7 +168,7 @@ func exitText(v *pb.Exited) string {
 func (j *job) drop(m *member, reason string) {
 	if m.out != nil {
 		m.out.close(status.Error(codes.Aborted, reason))
-		m.out = nil
+		j.hangUp(m)
 	}
 	if m.attached {
 		j.step(elastic.Lost{ID: m.id, Reason: reason})

@@ -37,6 +37,7 @@ type fakeCoordinator struct {
 	fenced   []*pb.Fenced
 	hellos   []*pb.Hello
 	applied  map[elastic.MemberID]elastic.Step // by heartbeat
+	devices  map[elastic.MemberID]*pb.DeviceReading
 	ended    *elastic.Ended
 	changed  chan struct{}
 	start    chan struct{} // closed with the first view of policy.Start workers: no gradient is computed before
@@ -62,7 +63,7 @@ func newCoordinator(t *testing.T, p elastic.Policy) *fakeCoordinator {
 	c := &fakeCoordinator{
 		t: t, policy: p, state: elastic.New(p), began: time.Now(), addr: "127.0.0.1:0",
 		streams: map[elastic.MemberID]*attached{}, finished: map[elastic.MemberID]*pb.Finished{},
-		applied: map[elastic.MemberID]elastic.Step{}, changed: make(chan struct{}), start: make(chan struct{}),
+		applied: map[elastic.MemberID]elastic.Step{}, devices: map[elastic.MemberID]*pb.DeviceReading{}, changed: make(chan struct{}), start: make(chan struct{}),
 	}
 	c.up()
 	t.Cleanup(c.down)
@@ -245,7 +246,7 @@ func (c *fakeCoordinator) receive(id elastic.MemberID, m *pb.WorkerMessage) {
 	switch of := m.Of.(type) {
 	case *pb.WorkerMessage_Heartbeat:
 		b := of.Heartbeat
-		c.applied[id] = elastic.Step(b.Applied)
+		c.applied[id], c.devices[id] = elastic.Step(b.Applied), b.Device
 		c.feedLocked(elastic.Heard{ID: id, Generation: elastic.Generation(b.Generation), Applied: elastic.Step(b.Applied), Moved: b.Moved})
 	case *pb.WorkerMessage_Fenced:
 		c.fenced = append(c.fenced, of.Fenced)

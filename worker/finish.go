@@ -31,6 +31,9 @@ func (s *Session) start() error {
 		s.vec.lay(s.params, s.bucketLen())
 		s.pos.edit(func(f *elastic.Fence) { f.HoldsState = true })
 		s.res = newResidence(s.mirror.of, s.cfg)
+		if s.monitor != nil {
+			s.wg.Go(func() { s.monitor.run(s.life) })
+		}
 	}
 	if s.cfg.Coordinator == "" {
 		if err != nil {

@@ -20,6 +20,8 @@ type mailbox struct {
 	letters [letterKinds]letter // guarded by mu, as all that follows
 	reports []*pb.Saved
 	beat    pb.Heartbeat
+	device  *pb.DeviceReading // the newest; not changed once it is here
+	readAt  time.Time
 	kick    chan struct{} // a letter waits
 	step    chan struct{} // the beat has news
 	moved   atomic.Int64  // bytes of the sync plan
@@ -129,14 +131,24 @@ func (m *mailbox) position(g elastic.Generation, applied elastic.Step) {
 	m.beat.Generation, m.beat.Applied, m.beat.FirstUnixNanos = uint64(g), int64(applied), 0
 }
 
-// heartbeat is the latest progress.
+// reading is the device's newest state, or nil when there is none.
+func (m *mailbox) reading(r *pb.DeviceReading, at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.device, m.readAt = r, at
+}
+
+// heartbeat is the latest progress, and how the device is.
 func (m *mailbox) heartbeat() *pb.WorkerMessage {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	b := &m.beat
+	b, device := &m.beat, m.device
+	if time.Since(m.readAt) >= readingLife {
+		device = nil
+	}
 	return &pb.WorkerMessage{Of: &pb.WorkerMessage_Heartbeat{Heartbeat: &pb.Heartbeat{
 		Generation: b.Generation, Applied: b.Applied, Loss: b.Loss,
-		AppliedUnixNanos: b.AppliedUnixNanos, FirstUnixNanos: b.FirstUnixNanos, Moved: m.moved.Load(),
+		AppliedUnixNanos: b.AppliedUnixNanos, FirstUnixNanos: b.FirstUnixNanos, Moved: m.moved.Load(), Device: device,
 	}}}
 }
 

@@ -42,6 +42,7 @@ type Session struct {
 	mirror  mirror
 	res     *residence // nil: gradients are reduced by way of the host
 	mistake error      // of registration, found when Next is called first
+	monitor *monitor   // nil: the device says nothing of itself
 
 	pos       *position
 	mail      *mailbox

@@ -91,7 +91,7 @@ func TestE2EBenchOnAgents(t *testing.T) {
 // jobStatus is the newest job's.
 func jobStatus(t *testing.T, d *daemons) string {
 	t.Helper()
-	jobs, err := jobsOf(t.Context(), d.addr)
+	jobs, err := jobsOf(t.Context(), d.addr, "")
 	require.NoError(t, err)
 	if len(jobs) == 0 {
 		return ""

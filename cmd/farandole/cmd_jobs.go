@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"math"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -101,7 +103,7 @@ func listJobs(cmd *cobra.Command, addr, output, which string) error {
 	if err := oneOf("-o", output, "text", "json"); err != nil {
 		return err
 	}
-	jobs, err := jobsOf(cmd.Context(), addr)
+	jobs, err := jobsOf(cmd.Context(), addr, which)
 	if err != nil {
 		return err
 	}
@@ -133,11 +135,11 @@ func noJob(addr, job string) error {
 	return usagef("the coordinator at %s has no job %q: see `farandole jobs --coordinator %s`", addr, job, addr)
 }
 
-// jobsOf asks the coordinator at addr for all its jobs.
-func jobsOf(ctx context.Context, addr string) (jobs []*pb.JobStatus, err error) {
+// jobsOf asks the coordinator at addr for all its jobs, with the workers of one if that is named.
+func jobsOf(ctx context.Context, addr, workersOf string) (jobs []*pb.JobStatus, err error) {
 	err = withClient(addr, func(c *client) error {
 		return c.call(ctx, func(ctx context.Context) error {
-			rep, err := c.Jobs(ctx, &pb.JobsRequest{})
+			rep, err := c.Jobs(ctx, &pb.JobsRequest{WorkersOf: workersOf})
 			jobs = rep.GetJobs()
 			return err
 		})
@@ -146,7 +148,7 @@ func jobsOf(ctx context.Context, addr string) (jobs []*pb.JobStatus, err error) 
 }
 
 func findJob(ctx context.Context, addr, job string) (*pb.JobStatus, error) {
-	jobs, err := jobsOf(ctx, addr)
+	jobs, err := jobsOf(ctx, addr, "")
 	if err != nil {
 		return nil, err
 	}
@@ -179,18 +181,23 @@ type jobView struct {
 	Loss       *float64      `json:"loss"`
 	Program    string        `json:"program"`
 	Ledger     []summaryTerm `json:"ledger"`
+	GPUs       *gpusView     `json:"gpus"`              // of the workers in the view; null when nothing is known of any
+	Workers    []workerView  `json:"workers,omitempty"` // of the one job that was asked for
 }
 
 func jobViews(jobs []*pb.JobStatus) []jobView {
 	out := []jobView{}
 	for _, j := range jobs {
 		v := jobView{Job: j.Job, Name: j.Name, Status: j.Status, Step: j.Step, Steps: j.Plan.GetSteps(), Generation: j.Generation,
-			WorldSize: int(j.World), Program: j.Plan.GetProgram(), Ledger: []summaryTerm{}}
+			WorldSize: int(j.World), Program: j.Plan.GetProgram(), Ledger: []summaryTerm{}, Workers: workerViews(j.Workers)}
 		if j.Step > 0 {
 			v.Loss = number(j.Loss)
 		}
 		for _, t := range j.Ledger {
 			v.Ledger = append(v.Ledger, summaryTerm{t.Generation, t.First, t.Last, int(t.World)})
+		}
+		if d := j.Devices; d != nil {
+			v.GPUs = &gpusView{d.Workers, d.LowestUtilization, d.HottestCelsius}
 		}
 		out = append(out, v)
 	}
@@ -199,9 +206,16 @@ func jobViews(jobs []*pb.JobStatus) []jobView {
 
 func printJobs(w io.Writer, jobs []*pb.JobStatus) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "JOB\tSTATUS\tSTEP\tLOSS\tWORKERS\tGENERATION")
+	gpus := slices.ContainsFunc(jobs, func(j *pb.JobStatus) bool { return gpusText(j.Devices) != "" })
+	row := func(columns ...string) {
+		if !gpus {
+			columns = columns[:len(columns)-1]
+		}
+		fmt.Fprintln(t, strings.Join(columns, "\t"))
+	}
+	row("JOB", "STATUS", "STEP", "LOSS", "WORKERS", "GENERATION", "GPUS")
 	for _, j := range jobs {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\n", j.Job, j.Status, stepsText(j), jobLoss(j), j.World, j.Generation)
+		row(j.Job, j.Status, stepsText(j), jobLoss(j), fmt.Sprint(j.World), fmt.Sprint(j.Generation), cmp.Or(gpusText(j.Devices), "-"))
 	}
 	_ = t.Flush()
 }
@@ -229,6 +243,11 @@ func printJob(w io.Writer, j *pb.JobStatus) {
 	for _, l := range j.Ledger {
 		if l.Last >= l.First {
 			fmt.Fprintf(t, "generation %d\tsteps %d to %d with %s\n", l.Generation, l.First, l.Last, count(int64(l.World), "worker"))
+		}
+	}
+	for rank, w := range j.Workers {
+		if w.Device != nil {
+			fmt.Fprintf(t, "rank %d\ton %s, %s\n", rank, w.Host, gpuText(readingOf(w.Device)))
 		}
 	}
 	_ = t.Flush()

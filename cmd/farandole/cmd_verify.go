@@ -58,7 +58,7 @@ func runVerify(cmd *cobra.Command, o *verifyOptions, args []string) error {
 	var err error
 	where := o.coordinator
 	if where != "" {
-		jobs, err = jobsOf(ctx, where)
+		jobs, err = jobsOf(ctx, where, "")
 	} else {
 		where = args[0]
 		jobs, err = jobsInState(where)

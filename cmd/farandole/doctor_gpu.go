@@ -35,7 +35,7 @@ func gpuFinding(host gpus.Host, err error) finding {
 	return ok("GPUs", "%v", host)
 }
 
-func healthFinding(i int, r gpus.Reading, lost error) finding {
+func healthFinding(i int, r kernels.Reading, lost error) finding {
 	check := fmt.Sprintf("GPU %d", i)
 	if lost != nil {
 		return warn(check, "look at `nvidia-smi` and the kernel's log; a lost GPU needs its host restarted, or leave it out by CUDA_VISIBLE_DEVICES", "%v", lost)

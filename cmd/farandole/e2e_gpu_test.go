@@ -3,12 +3,18 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"math"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -162,21 +168,21 @@ func TestDoctorSeesGPUs(t *testing.T) {
 	e := onGPUs(t, "GPUS=3")
 	out, _ := exec.Command(filepath.Join(e.dir, "farandole"), "doctor").CombinedOutput()
 	require.Contains(t, string(out), "3 × Emulated GPU with 1 GiB, driver 0.0 (emulated)")
-	require.Contains(t, string(out), "GPU 2          0 % busy, 0 of 1 GiB used, 12 W, 31 °C, SM 0.21 of 1.41 GHz\n")
+	require.Contains(t, string(out), "GPU 2          0 % busy, memory 0 % busy, 0 of 1 GiB used, 12 W, 31 °C, SM 0.21 of 1.41 GHz\n")
 
 	require.Equal(t, ok("GPU 0", "31 °C"), healthFinding(0, warmth(31), nil))
 	f = healthFinding(1, warmth(88), nil)
 	require.Equal(t, verdictWarn, f.Verdict)
 	require.Equal(t, "88 °C; 88 °C, and it slows down at 90", f.Found)
-	f = healthFinding(2, gpus.Reading{}, errors.New("NVML: GPU 2: GPU is lost"))
+	f = healthFinding(2, kernels.Reading{}, errors.New("NVML: GPU 2: GPU is lost"))
 	require.Equal(t, verdictWarn, f.Verdict)
 	require.Equal(t, "NVML: GPU 2: GPU is lost", f.Found)
 }
 
 // warmth is a GPU that says nothing but its temperature.
-func warmth(celsius float64) gpus.Reading {
+func warmth(celsius float64) kernels.Reading {
 	no := math.NaN()
-	return gpus.Reading{Utilization: no, MemoryUsed: no, MemoryTotal: no, Power: no, PowerLimit: no, Temperature: celsius,
+	return kernels.Reading{Utilization: no, MemoryUtilization: no, MemoryUsed: no, MemoryTotal: no, Power: no, PowerLimit: no, Temperature: celsius,
 		SlowdownTemperature: 90, SMClock: no, MaxSMClock: no, Corrected: no, Uncorrected: no}
 }
 
@@ -189,3 +195,60 @@ func TestE2ENoGPU(t *testing.T) {
 	r = e.run([]string{"--workers", "1", "--device", "auto"}, append(gpuArgs, "--steps", "1")...)
 	require.Zero(t, r.code, "%s", r.out)
 }
+
+// Metrics, status and the progress line say how the workers' GPUs are while a job runs, and nothing of a worker that is gone.
+func TestE2EGPUsSayHowTheyAre(t *testing.T) {
+	e := onGPUs(t, "GPUS=2", "HEAT=1:87")
+	addr := freeAddr(t)
+	cmd, _ := e.command(filepath.Join(e.TempDir(), "s.json"), []string{"--workers", "2", "--device", "cuda", "--http", addr}, append(gpuArgs, "--steps", "1000000")...)
+	out := new(tailBuffer)
+	cmd.Stdout, cmd.Stderr = out, out
+	require.NoError(t, cmd.Start())
+	hung := time.AfterFunc(e2eLimit, func() { _ = cmd.Process.Kill() })
+	defer hung.Stop()
+	defer func() { _ = cmd.Process.Kill() }()
+	temperatures := func() (byMember map[string]string) {
+		byMember = map[string]string{}
+		r, err := http.Get("http://" + addr + "/metrics")
+		if err != nil {
+			return byMember // it does not serve yet
+		}
+		defer r.Body.Close()
+		body, _ := io.ReadAll(r.Body)
+		for _, m := range temperatureLine.FindAllStringSubmatch(string(body), -1) {
+			byMember[m[1]] = m[2]
+		}
+		return byMember
+	}
+	seen := func(what string, ok func() bool) {
+		t.Helper()
+		require.Eventually(t, ok, e2eLimit, 20*time.Millisecond, "%s\n%s", what, out)
+	}
+	seen("two gauges", func() bool { return len(temperatures()) == 2 })
+	seen("the progress line", func() bool { return strings.Contains(out.String(), "  GPUs ≥0 % ≤87 °C") })
+	require.Equal(t, 1, strings.Count(out.String(), `level=WARN msg="the device is not well`), "%s", out)
+
+	where := regexp.MustCompile(`job (\S+): .* coordinator at ([0-9.:]+),`).FindStringSubmatch(out.String())
+	require.NotNil(t, where, "%s", out)
+	status := func(args ...string) string {
+		b, err := exec.Command(filepath.Join(e.dir, "farandole"), append([]string{"status", where[1], "--coordinator", where[2]}, args...)...).Output()
+		require.NoError(t, err)
+		return string(b)
+	}
+	require.Regexp(t, `\nrank \d +on \S+, GPU 0 % 0/1 GiB 12 W 87 °C; 87 °C, and it slows down at 90\n`, status())
+	var jobs []jobView
+	require.NoError(t, json.Unmarshal([]byte(status("-o", "json")), &jobs))
+	require.Len(t, jobs[0].Workers, 2)
+	hot := slices.IndexFunc(jobs[0].Workers, func(w workerView) bool { return *w.GPU.Temperature == 87 })
+	require.GreaterOrEqual(t, hot, 0)
+	gone, stays := jobs[0].Workers[hot], jobs[0].Workers[1-hot]
+	require.Equal(t, map[string]string{gone.Member: "87", stays.Member: "31"}, temperatures())
+
+	require.NoError(t, syscall.Kill(int(gone.PID), syscall.SIGKILL))
+	seen("one gauge", func() bool { return maps.Equal(temperatures(), map[string]string{stays.Member: "31"}) })
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	_ = cmd.Wait()
+	require.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode(), "%s", out)
+}
+
+var temperatureLine = regexp.MustCompile(`(?m)^farandole_gpu_temperature_celsius\{.*member="([^"]+)".*\} (\d+)$`)

@@ -268,6 +268,9 @@ func (r *renderer) fields() []string {
 		left := time.Duration(float64(steps-p.Step) / rate * float64(time.Second))
 		f = append(f, "ETA "+durationText(left))
 	}
+	if gpus := gpusText(p.Devices); gpus != "" {
+		f = append(f, gpus)
+	}
 	return f
 }
 

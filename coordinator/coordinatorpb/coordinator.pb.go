@@ -819,6 +819,7 @@ type Heartbeat struct {
 	AppliedUnixNanos int64                  `protobuf:"varint,4,opt,name=applied_unix_nanos,json=appliedUnixNanos,proto3" json:"applied_unix_nanos,omitempty"` // when `applied` was committed
 	FirstUnixNanos   int64                  `protobuf:"varint,5,opt,name=first_unix_nanos,json=firstUnixNanos,proto3" json:"first_unix_nanos,omitempty"`       // when the first step of this generation was committed; 0 before
 	Moved            int64                  `protobuf:"varint,6,opt,name=moved,proto3" json:"moved,omitempty"`                                                 // bytes of the sync plan moved so far
+	Device           *DeviceReading         `protobuf:"bytes,7,opt,name=device,proto3" json:"device,omitempty"`                                                // the newest; not there when the worker's device has none now
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -895,6 +896,224 @@ func (x *Heartbeat) GetMoved() int64 {
 	return 0
 }
 
+func (x *Heartbeat) GetDevice() *DeviceReading {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+// DeviceReading is the state of a worker's GPU. A figure that the GPU does not give is not there.
+type DeviceReading struct {
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Id                  string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                           // "GPU-…": workers that share a GPU have the same
+	Utilization         *float64               `protobuf:"fixed64,2,opt,name=utilization,proto3,oneof" json:"utilization,omitempty"` // 0 to 1
+	MemoryUtilization   *float64               `protobuf:"fixed64,3,opt,name=memory_utilization,json=memoryUtilization,proto3,oneof" json:"memory_utilization,omitempty"`
+	MemoryUsed          *float64               `protobuf:"fixed64,4,opt,name=memory_used,json=memoryUsed,proto3,oneof" json:"memory_used,omitempty"` // bytes, of all processes
+	MemoryTotal         *float64               `protobuf:"fixed64,5,opt,name=memory_total,json=memoryTotal,proto3,oneof" json:"memory_total,omitempty"`
+	Power               *float64               `protobuf:"fixed64,6,opt,name=power,proto3,oneof" json:"power,omitempty"` // watts
+	PowerLimit          *float64               `protobuf:"fixed64,7,opt,name=power_limit,json=powerLimit,proto3,oneof" json:"power_limit,omitempty"`
+	Temperature         *float64               `protobuf:"fixed64,8,opt,name=temperature,proto3,oneof" json:"temperature,omitempty"` // °C
+	SlowdownTemperature *float64               `protobuf:"fixed64,9,opt,name=slowdown_temperature,json=slowdownTemperature,proto3,oneof" json:"slowdown_temperature,omitempty"`
+	SmClock             *float64               `protobuf:"fixed64,10,opt,name=sm_clock,json=smClock,proto3,oneof" json:"sm_clock,omitempty"` // hertz
+	MaxSmClock          *float64               `protobuf:"fixed64,11,opt,name=max_sm_clock,json=maxSmClock,proto3,oneof" json:"max_sm_clock,omitempty"`
+	Corrected           *float64               `protobuf:"fixed64,12,opt,name=corrected,proto3,oneof" json:"corrected,omitempty"` // errors of its memory since the driver was loaded
+	Uncorrected         *float64               `protobuf:"fixed64,13,opt,name=uncorrected,proto3,oneof" json:"uncorrected,omitempty"`
+	// Why clocks are held down, as bits: 1 the power limit, 2 the hardware, 4 heat (hardware), 8 heat (driver), 16 power brake.
+	Throttle      *uint32 `protobuf:"varint,14,opt,name=throttle,proto3,oneof" json:"throttle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceReading) Reset() {
+	*x = DeviceReading{}
+	mi := &file_coordinator_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceReading) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceReading) ProtoMessage() {}
+
+func (x *DeviceReading) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinator_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceReading.ProtoReflect.Descriptor instead.
+func (*DeviceReading) Descriptor() ([]byte, []int) {
+	return file_coordinator_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DeviceReading) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeviceReading) GetUtilization() float64 {
+	if x != nil && x.Utilization != nil {
+		return *x.Utilization
+	}
+	return 0
+}
+
+func (x *DeviceReading) GetMemoryUtilization() float64 {
+	if x != nil && x.MemoryUtilization != nil {
+		return *x.MemoryUtilization
+	}
+	return 0
+}
+
+func (x *DeviceReading) GetMemoryUsed() float64 {
+	if x != nil && x.MemoryUsed != nil {
+		return *x.MemoryUsed
+	}
+	return 0
+}
+
+func (x *DeviceReading) GetMemoryTotal() float64 {
+	if x != nil && x.MemoryTotal != nil {
+		return *x.MemoryTotal
+	}
+	return 0
+}
+
+func (x *DeviceReading) GetPower() float64 {
+	if x != nil && x.Power != nil {
+		return *x.Power
+	}
+	return 0
+}
+
+func (x *DeviceReading) GetPowerLimit() float64 {
+	if x != nil && x.PowerLimit != nil {
+		return *x.PowerLimit
+	}
+	return 0
+}
+
+func (x *DeviceReading) GetTemperature() float64 {
+	if x != nil && x.Temperature != nil {
+		return *x.Temperature
+	}
+	return 0
+}
+
+func (x *DeviceReading) GetSlowdownTemperature() float64 {
+	if x != nil && x.SlowdownTemperature != nil {
+		return *x.SlowdownTemperature
+	}
+	return 0
+}
+
+func (x *DeviceReading) GetSmClock() float64 {
+	if x != nil && x.SmClock != nil {
+		return *x.SmClock
+	}
+	return 0
+}
+
+func (x *DeviceReading) GetMaxSmClock() float64 {
+	if x != nil && x.MaxSmClock != nil {
+		return *x.MaxSmClock
+	}
+	return 0
+}
+
+func (x *DeviceReading) GetCorrected() float64 {
+	if x != nil && x.Corrected != nil {
+		return *x.Corrected
+	}
+	return 0
+}
+
+func (x *DeviceReading) GetUncorrected() float64 {
+	if x != nil && x.Uncorrected != nil {
+		return *x.Uncorrected
+	}
+	return 0
+}
+
+func (x *DeviceReading) GetThrottle() uint32 {
+	if x != nil && x.Throttle != nil {
+		return *x.Throttle
+	}
+	return 0
+}
+
+// DeviceSummary is about the GPUs of all workers in the view.
+type DeviceSummary struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Workers           int32                  `protobuf:"varint,1,opt,name=workers,proto3" json:"workers,omitempty"`                                                     // that have a reading
+	LowestUtilization *float64               `protobuf:"fixed64,2,opt,name=lowest_utilization,json=lowestUtilization,proto3,oneof" json:"lowest_utilization,omitempty"` // 0 to 1
+	HottestCelsius    *float64               `protobuf:"fixed64,3,opt,name=hottest_celsius,json=hottestCelsius,proto3,oneof" json:"hottest_celsius,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *DeviceSummary) Reset() {
+	*x = DeviceSummary{}
+	mi := &file_coordinator_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceSummary) ProtoMessage() {}
+
+func (x *DeviceSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinator_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceSummary.ProtoReflect.Descriptor instead.
+func (*DeviceSummary) Descriptor() ([]byte, []int) {
+	return file_coordinator_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DeviceSummary) GetWorkers() int32 {
+	if x != nil {
+		return x.Workers
+	}
+	return 0
+}
+
+func (x *DeviceSummary) GetLowestUtilization() float64 {
+	if x != nil && x.LowestUtilization != nil {
+		return *x.LowestUtilization
+	}
+	return 0
+}
+
+func (x *DeviceSummary) GetHottestCelsius() float64 {
+	if x != nil && x.HottestCelsius != nil {
+		return *x.HottestCelsius
+	}
+	return 0
+}
+
 type Fenced struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Generation    uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
@@ -905,7 +1124,7 @@ type Fenced struct {
 
 func (x *Fenced) Reset() {
 	*x = Fenced{}
-	mi := &file_coordinator_proto_msgTypes[10]
+	mi := &file_coordinator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1136,7 @@ func (x *Fenced) String() string {
 func (*Fenced) ProtoMessage() {}
 
 func (x *Fenced) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[10]
+	mi := &file_coordinator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1149,7 @@ func (x *Fenced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fenced.ProtoReflect.Descriptor instead.
 func (*Fenced) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{10}
+	return file_coordinator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Fenced) GetGeneration() uint64 {
@@ -956,7 +1175,7 @@ type Formed struct {
 
 func (x *Formed) Reset() {
 	*x = Formed{}
-	mi := &file_coordinator_proto_msgTypes[11]
+	mi := &file_coordinator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1187,7 @@ func (x *Formed) String() string {
 func (*Formed) ProtoMessage() {}
 
 func (x *Formed) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[11]
+	mi := &file_coordinator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1200,7 @@ func (x *Formed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Formed.ProtoReflect.Descriptor instead.
 func (*Formed) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{11}
+	return file_coordinator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Formed) GetGeneration() uint64 {
@@ -1002,7 +1221,7 @@ type Suspect struct {
 
 func (x *Suspect) Reset() {
 	*x = Suspect{}
-	mi := &file_coordinator_proto_msgTypes[12]
+	mi := &file_coordinator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1233,7 @@ func (x *Suspect) String() string {
 func (*Suspect) ProtoMessage() {}
 
 func (x *Suspect) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[12]
+	mi := &file_coordinator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1246,7 @@ func (x *Suspect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspect.ProtoReflect.Descriptor instead.
 func (*Suspect) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{12}
+	return file_coordinator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Suspect) GetGeneration() uint64 {
@@ -1063,7 +1282,7 @@ type Finished struct {
 
 func (x *Finished) Reset() {
 	*x = Finished{}
-	mi := &file_coordinator_proto_msgTypes[13]
+	mi := &file_coordinator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1294,7 @@ func (x *Finished) String() string {
 func (*Finished) ProtoMessage() {}
 
 func (x *Finished) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[13]
+	mi := &file_coordinator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1307,7 @@ func (x *Finished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finished.ProtoReflect.Descriptor instead.
 func (*Finished) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{13}
+	return file_coordinator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Finished) GetGeneration() uint64 {
@@ -1130,7 +1349,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_coordinator_proto_msgTypes[14]
+	mi := &file_coordinator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1361,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[14]
+	mi := &file_coordinator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1374,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{14}
+	return file_coordinator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Failed) GetReason() string {
@@ -1186,7 +1405,7 @@ type Saved struct {
 
 func (x *Saved) Reset() {
 	*x = Saved{}
-	mi := &file_coordinator_proto_msgTypes[15]
+	mi := &file_coordinator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1417,7 @@ func (x *Saved) String() string {
 func (*Saved) ProtoMessage() {}
 
 func (x *Saved) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[15]
+	mi := &file_coordinator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1430,7 @@ func (x *Saved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Saved.ProtoReflect.Descriptor instead.
 func (*Saved) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{15}
+	return file_coordinator_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Saved) GetStep() int64 {
@@ -1266,7 +1485,7 @@ type WorkerCommand struct {
 
 func (x *WorkerCommand) Reset() {
 	*x = WorkerCommand{}
-	mi := &file_coordinator_proto_msgTypes[16]
+	mi := &file_coordinator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1497,7 @@ func (x *WorkerCommand) String() string {
 func (*WorkerCommand) ProtoMessage() {}
 
 func (x *WorkerCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[16]
+	mi := &file_coordinator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1510,7 @@ func (x *WorkerCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerCommand.ProtoReflect.Descriptor instead.
 func (*WorkerCommand) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{16}
+	return file_coordinator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WorkerCommand) GetOf() isWorkerCommand_Of {
@@ -1406,7 +1625,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_coordinator_proto_msgTypes[17]
+	mi := &file_coordinator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1637,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[17]
+	mi := &file_coordinator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1650,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{17}
+	return file_coordinator_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Welcome) GetLivenessNanos() int64 {
@@ -1458,7 +1677,7 @@ type Prepare struct {
 
 func (x *Prepare) Reset() {
 	*x = Prepare{}
-	mi := &file_coordinator_proto_msgTypes[18]
+	mi := &file_coordinator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1689,7 @@ func (x *Prepare) String() string {
 func (*Prepare) ProtoMessage() {}
 
 func (x *Prepare) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[18]
+	mi := &file_coordinator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1702,7 @@ func (x *Prepare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepare.ProtoReflect.Descriptor instead.
 func (*Prepare) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{18}
+	return file_coordinator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Prepare) GetGeneration() uint64 {
@@ -1510,7 +1729,7 @@ type Evicted struct {
 
 func (x *Evicted) Reset() {
 	*x = Evicted{}
-	mi := &file_coordinator_proto_msgTypes[19]
+	mi := &file_coordinator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1741,7 @@ func (x *Evicted) String() string {
 func (*Evicted) ProtoMessage() {}
 
 func (x *Evicted) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[19]
+	mi := &file_coordinator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1754,7 @@ func (x *Evicted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evicted.ProtoReflect.Descriptor instead.
 func (*Evicted) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{19}
+	return file_coordinator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Evicted) GetReason() string {
@@ -1563,7 +1782,7 @@ type Ended struct {
 
 func (x *Ended) Reset() {
 	*x = Ended{}
-	mi := &file_coordinator_proto_msgTypes[20]
+	mi := &file_coordinator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1794,7 @@ func (x *Ended) String() string {
 func (*Ended) ProtoMessage() {}
 
 func (x *Ended) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[20]
+	mi := &file_coordinator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1807,7 @@ func (x *Ended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ended.ProtoReflect.Descriptor instead.
 func (*Ended) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{20}
+	return file_coordinator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Ended) GetCode() int32 {
@@ -1615,7 +1834,7 @@ type Preempt struct {
 
 func (x *Preempt) Reset() {
 	*x = Preempt{}
-	mi := &file_coordinator_proto_msgTypes[21]
+	mi := &file_coordinator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +1846,7 @@ func (x *Preempt) String() string {
 func (*Preempt) ProtoMessage() {}
 
 func (x *Preempt) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[21]
+	mi := &file_coordinator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +1859,7 @@ func (x *Preempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Preempt.ProtoReflect.Descriptor instead.
 func (*Preempt) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{21}
+	return file_coordinator_proto_rawDescGZIP(), []int{23}
 }
 
 type AgentMessage struct {
@@ -1660,7 +1879,7 @@ type AgentMessage struct {
 
 func (x *AgentMessage) Reset() {
 	*x = AgentMessage{}
-	mi := &file_coordinator_proto_msgTypes[22]
+	mi := &file_coordinator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1891,7 @@ func (x *AgentMessage) String() string {
 func (*AgentMessage) ProtoMessage() {}
 
 func (x *AgentMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[22]
+	mi := &file_coordinator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1904,7 @@ func (x *AgentMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMessage.ProtoReflect.Descriptor instead.
 func (*AgentMessage) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{22}
+	return file_coordinator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AgentMessage) GetOf() isAgentMessage_Of {
@@ -1801,7 +2020,7 @@ type AgentHello struct {
 
 func (x *AgentHello) Reset() {
 	*x = AgentHello{}
-	mi := &file_coordinator_proto_msgTypes[23]
+	mi := &file_coordinator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +2032,7 @@ func (x *AgentHello) String() string {
 func (*AgentHello) ProtoMessage() {}
 
 func (x *AgentHello) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[23]
+	mi := &file_coordinator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +2045,7 @@ func (x *AgentHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentHello.ProtoReflect.Descriptor instead.
 func (*AgentHello) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{23}
+	return file_coordinator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AgentHello) GetId() string {
@@ -1868,7 +2087,7 @@ type Running struct {
 
 func (x *Running) Reset() {
 	*x = Running{}
-	mi := &file_coordinator_proto_msgTypes[24]
+	mi := &file_coordinator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2099,7 @@ func (x *Running) String() string {
 func (*Running) ProtoMessage() {}
 
 func (x *Running) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[24]
+	mi := &file_coordinator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2112,7 @@ func (x *Running) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Running.ProtoReflect.Descriptor instead.
 func (*Running) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{24}
+	return file_coordinator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Running) GetJob() string {
@@ -1925,7 +2144,7 @@ type AgentBeat struct {
 
 func (x *AgentBeat) Reset() {
 	*x = AgentBeat{}
-	mi := &file_coordinator_proto_msgTypes[25]
+	mi := &file_coordinator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +2156,7 @@ func (x *AgentBeat) String() string {
 func (*AgentBeat) ProtoMessage() {}
 
 func (x *AgentBeat) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[25]
+	mi := &file_coordinator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1950,7 +2169,7 @@ func (x *AgentBeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentBeat.ProtoReflect.Descriptor instead.
 func (*AgentBeat) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{25}
+	return file_coordinator_proto_rawDescGZIP(), []int{27}
 }
 
 type Started struct {
@@ -1964,7 +2183,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_coordinator_proto_msgTypes[26]
+	mi := &file_coordinator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2195,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[26]
+	mi := &file_coordinator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2208,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{26}
+	return file_coordinator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Started) GetJob() string {
@@ -2029,7 +2248,7 @@ type Exited struct {
 
 func (x *Exited) Reset() {
 	*x = Exited{}
-	mi := &file_coordinator_proto_msgTypes[27]
+	mi := &file_coordinator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2260,7 @@ func (x *Exited) String() string {
 func (*Exited) ProtoMessage() {}
 
 func (x *Exited) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[27]
+	mi := &file_coordinator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2273,7 @@ func (x *Exited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exited.ProtoReflect.Descriptor instead.
 func (*Exited) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{27}
+	return file_coordinator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Exited) GetJob() string {
@@ -2126,7 +2345,7 @@ type LogLines struct {
 
 func (x *LogLines) Reset() {
 	*x = LogLines{}
-	mi := &file_coordinator_proto_msgTypes[28]
+	mi := &file_coordinator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2357,7 @@ func (x *LogLines) String() string {
 func (*LogLines) ProtoMessage() {}
 
 func (x *LogLines) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[28]
+	mi := &file_coordinator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2370,7 @@ func (x *LogLines) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLines.ProtoReflect.Descriptor instead.
 func (*LogLines) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{28}
+	return file_coordinator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LogLines) GetJob() string {
@@ -2202,7 +2421,7 @@ type Injected struct {
 
 func (x *Injected) Reset() {
 	*x = Injected{}
-	mi := &file_coordinator_proto_msgTypes[29]
+	mi := &file_coordinator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2433,7 @@ func (x *Injected) String() string {
 func (*Injected) ProtoMessage() {}
 
 func (x *Injected) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[29]
+	mi := &file_coordinator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2446,7 @@ func (x *Injected) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Injected.ProtoReflect.Descriptor instead.
 func (*Injected) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{29}
+	return file_coordinator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Injected) GetJob() string {
@@ -2274,7 +2493,7 @@ type AgentCommand struct {
 
 func (x *AgentCommand) Reset() {
 	*x = AgentCommand{}
-	mi := &file_coordinator_proto_msgTypes[30]
+	mi := &file_coordinator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2286,7 +2505,7 @@ func (x *AgentCommand) String() string {
 func (*AgentCommand) ProtoMessage() {}
 
 func (x *AgentCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[30]
+	mi := &file_coordinator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2299,7 +2518,7 @@ func (x *AgentCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentCommand.ProtoReflect.Descriptor instead.
 func (*AgentCommand) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{30}
+	return file_coordinator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AgentCommand) GetOf() isAgentCommand_Of {
@@ -2397,7 +2616,7 @@ type AgentWelcome struct {
 
 func (x *AgentWelcome) Reset() {
 	*x = AgentWelcome{}
-	mi := &file_coordinator_proto_msgTypes[31]
+	mi := &file_coordinator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2409,7 +2628,7 @@ func (x *AgentWelcome) String() string {
 func (*AgentWelcome) ProtoMessage() {}
 
 func (x *AgentWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[31]
+	mi := &file_coordinator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2422,7 +2641,7 @@ func (x *AgentWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentWelcome.ProtoReflect.Descriptor instead.
 func (*AgentWelcome) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{31}
+	return file_coordinator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AgentWelcome) GetLivenessNanos() int64 {
@@ -2444,7 +2663,7 @@ type Spawn struct {
 
 func (x *Spawn) Reset() {
 	*x = Spawn{}
-	mi := &file_coordinator_proto_msgTypes[32]
+	mi := &file_coordinator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2456,7 +2675,7 @@ func (x *Spawn) String() string {
 func (*Spawn) ProtoMessage() {}
 
 func (x *Spawn) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[32]
+	mi := &file_coordinator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2469,7 +2688,7 @@ func (x *Spawn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Spawn.ProtoReflect.Descriptor instead.
 func (*Spawn) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{32}
+	return file_coordinator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Spawn) GetJob() string {
@@ -2512,7 +2731,7 @@ type Signal struct {
 
 func (x *Signal) Reset() {
 	*x = Signal{}
-	mi := &file_coordinator_proto_msgTypes[33]
+	mi := &file_coordinator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +2743,7 @@ func (x *Signal) String() string {
 func (*Signal) ProtoMessage() {}
 
 func (x *Signal) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[33]
+	mi := &file_coordinator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +2756,7 @@ func (x *Signal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signal.ProtoReflect.Descriptor instead.
 func (*Signal) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{33}
+	return file_coordinator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Signal) GetJob() string {
@@ -2577,7 +2796,7 @@ type AddSlots struct {
 
 func (x *AddSlots) Reset() {
 	*x = AddSlots{}
-	mi := &file_coordinator_proto_msgTypes[34]
+	mi := &file_coordinator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2808,7 @@ func (x *AddSlots) String() string {
 func (*AddSlots) ProtoMessage() {}
 
 func (x *AddSlots) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[34]
+	mi := &file_coordinator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2821,7 @@ func (x *AddSlots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddSlots.ProtoReflect.Descriptor instead.
 func (*AddSlots) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{34}
+	return file_coordinator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AddSlots) GetAdd() int32 {
@@ -2622,7 +2841,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_coordinator_proto_msgTypes[35]
+	mi := &file_coordinator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2634,7 +2853,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[35]
+	mi := &file_coordinator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2647,7 +2866,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{35}
+	return file_coordinator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Release) GetJob() string {
@@ -2686,7 +2905,7 @@ type JobSpec struct {
 
 func (x *JobSpec) Reset() {
 	*x = JobSpec{}
-	mi := &file_coordinator_proto_msgTypes[36]
+	mi := &file_coordinator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2698,7 +2917,7 @@ func (x *JobSpec) String() string {
 func (*JobSpec) ProtoMessage() {}
 
 func (x *JobSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[36]
+	mi := &file_coordinator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2711,7 +2930,7 @@ func (x *JobSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobSpec.ProtoReflect.Descriptor instead.
 func (*JobSpec) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{36}
+	return file_coordinator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *JobSpec) GetName() string {
@@ -2870,7 +3089,7 @@ type SubmitRequest struct {
 
 func (x *SubmitRequest) Reset() {
 	*x = SubmitRequest{}
-	mi := &file_coordinator_proto_msgTypes[37]
+	mi := &file_coordinator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2882,7 +3101,7 @@ func (x *SubmitRequest) String() string {
 func (*SubmitRequest) ProtoMessage() {}
 
 func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[37]
+	mi := &file_coordinator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,7 +3114,7 @@ func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRequest) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{37}
+	return file_coordinator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SubmitRequest) GetSpec() *JobSpec {
@@ -2914,7 +3133,7 @@ type SubmitReply struct {
 
 func (x *SubmitReply) Reset() {
 	*x = SubmitReply{}
-	mi := &file_coordinator_proto_msgTypes[38]
+	mi := &file_coordinator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2926,7 +3145,7 @@ func (x *SubmitReply) String() string {
 func (*SubmitReply) ProtoMessage() {}
 
 func (x *SubmitReply) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[38]
+	mi := &file_coordinator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2939,7 +3158,7 @@ func (x *SubmitReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitReply.ProtoReflect.Descriptor instead.
 func (*SubmitReply) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{38}
+	return file_coordinator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SubmitReply) GetJob() string {
@@ -2960,7 +3179,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_coordinator_proto_msgTypes[39]
+	mi := &file_coordinator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3191,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[39]
+	mi := &file_coordinator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3204,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{39}
+	return file_coordinator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WatchRequest) GetJob() string {
@@ -3029,7 +3248,7 @@ type JobEvent struct {
 
 func (x *JobEvent) Reset() {
 	*x = JobEvent{}
-	mi := &file_coordinator_proto_msgTypes[40]
+	mi := &file_coordinator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3041,7 +3260,7 @@ func (x *JobEvent) String() string {
 func (*JobEvent) ProtoMessage() {}
 
 func (x *JobEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[40]
+	mi := &file_coordinator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3054,7 +3273,7 @@ func (x *JobEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobEvent.ProtoReflect.Descriptor instead.
 func (*JobEvent) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{40}
+	return file_coordinator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *JobEvent) GetSeq() int64 {
@@ -3195,13 +3414,14 @@ type Progress struct {
 	World           int32                  `protobuf:"varint,4,opt,name=world,proto3" json:"world,omitempty"`
 	TokensPerSecond float64                `protobuf:"fixed64,5,opt,name=tokens_per_second,json=tokensPerSecond,proto3" json:"tokens_per_second,omitempty"`
 	UnixNanos       int64                  `protobuf:"varint,6,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
+	Devices         *DeviceSummary         `protobuf:"bytes,7,opt,name=devices,proto3" json:"devices,omitempty"` // not there when no worker has a reading
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_coordinator_proto_msgTypes[41]
+	mi := &file_coordinator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3433,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[41]
+	mi := &file_coordinator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3446,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{41}
+	return file_coordinator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Progress) GetStep() int64 {
@@ -3271,6 +3491,13 @@ func (x *Progress) GetUnixNanos() int64 {
 	return 0
 }
 
+func (x *Progress) GetDevices() *DeviceSummary {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
 // MemberChange is one line for a person.
 type MemberChange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3290,7 +3517,7 @@ type MemberChange struct {
 
 func (x *MemberChange) Reset() {
 	*x = MemberChange{}
-	mi := &file_coordinator_proto_msgTypes[42]
+	mi := &file_coordinator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3302,7 +3529,7 @@ func (x *MemberChange) String() string {
 func (*MemberChange) ProtoMessage() {}
 
 func (x *MemberChange) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[42]
+	mi := &file_coordinator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3315,7 +3542,7 @@ func (x *MemberChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberChange.ProtoReflect.Descriptor instead.
 func (*MemberChange) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{42}
+	return file_coordinator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *MemberChange) GetKind() string {
@@ -3401,7 +3628,7 @@ type ViewEvent struct {
 
 func (x *ViewEvent) Reset() {
 	*x = ViewEvent{}
-	mi := &file_coordinator_proto_msgTypes[43]
+	mi := &file_coordinator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3413,7 +3640,7 @@ func (x *ViewEvent) String() string {
 func (*ViewEvent) ProtoMessage() {}
 
 func (x *ViewEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[43]
+	mi := &file_coordinator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3426,7 +3653,7 @@ func (x *ViewEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewEvent.ProtoReflect.Descriptor instead.
 func (*ViewEvent) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{43}
+	return file_coordinator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ViewEvent) GetGeneration() uint64 {
@@ -3483,7 +3710,7 @@ type JobEnded struct {
 
 func (x *JobEnded) Reset() {
 	*x = JobEnded{}
-	mi := &file_coordinator_proto_msgTypes[44]
+	mi := &file_coordinator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3495,7 +3722,7 @@ func (x *JobEnded) String() string {
 func (*JobEnded) ProtoMessage() {}
 
 func (x *JobEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[44]
+	mi := &file_coordinator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3508,7 +3735,7 @@ func (x *JobEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobEnded.ProtoReflect.Descriptor instead.
 func (*JobEnded) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{44}
+	return file_coordinator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *JobEnded) GetStatus() string {
@@ -3603,7 +3830,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_coordinator_proto_msgTypes[45]
+	mi := &file_coordinator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3615,7 +3842,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[45]
+	mi := &file_coordinator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3628,7 +3855,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{45}
+	return file_coordinator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Failure) GetRank() int32 {
@@ -3675,13 +3902,14 @@ func (x *Failure) GetTail() []string {
 
 type JobsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	WorkersOf     string                 `protobuf:"bytes,1,opt,name=workers_of,json=workersOf,proto3" json:"workers_of,omitempty"` // the job whose workers are to be told of too
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JobsRequest) Reset() {
 	*x = JobsRequest{}
-	mi := &file_coordinator_proto_msgTypes[46]
+	mi := &file_coordinator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3693,7 +3921,7 @@ func (x *JobsRequest) String() string {
 func (*JobsRequest) ProtoMessage() {}
 
 func (x *JobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[46]
+	mi := &file_coordinator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3706,7 +3934,14 @@ func (x *JobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsRequest.ProtoReflect.Descriptor instead.
 func (*JobsRequest) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{46}
+	return file_coordinator_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *JobsRequest) GetWorkersOf() string {
+	if x != nil {
+		return x.WorkersOf
+	}
+	return ""
 }
 
 type JobsReply struct {
@@ -3718,7 +3953,7 @@ type JobsReply struct {
 
 func (x *JobsReply) Reset() {
 	*x = JobsReply{}
-	mi := &file_coordinator_proto_msgTypes[47]
+	mi := &file_coordinator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3730,7 +3965,7 @@ func (x *JobsReply) String() string {
 func (*JobsReply) ProtoMessage() {}
 
 func (x *JobsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[47]
+	mi := &file_coordinator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3743,7 +3978,7 @@ func (x *JobsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsReply.ProtoReflect.Descriptor instead.
 func (*JobsReply) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{47}
+	return file_coordinator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *JobsReply) GetJobs() []*JobStatus {
@@ -3764,13 +3999,15 @@ type JobStatus struct {
 	Loss          float64                `protobuf:"fixed64,7,opt,name=loss,proto3" json:"loss,omitempty"`
 	Plan          *Plan                  `protobuf:"bytes,8,opt,name=plan,proto3" json:"plan,omitempty"`
 	Ledger        []*Term                `protobuf:"bytes,9,rep,name=ledger,proto3" json:"ledger,omitempty"`
+	Devices       *DeviceSummary         `protobuf:"bytes,10,opt,name=devices,proto3" json:"devices,omitempty"` // as in Progress
+	Workers       []*Worker              `protobuf:"bytes,11,rep,name=workers,proto3" json:"workers,omitempty"` // of the view, in rank order, of the job that was asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JobStatus) Reset() {
 	*x = JobStatus{}
-	mi := &file_coordinator_proto_msgTypes[48]
+	mi := &file_coordinator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3782,7 +4019,7 @@ func (x *JobStatus) String() string {
 func (*JobStatus) ProtoMessage() {}
 
 func (x *JobStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[48]
+	mi := &file_coordinator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3795,7 +4032,7 @@ func (x *JobStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobStatus.ProtoReflect.Descriptor instead.
 func (*JobStatus) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{48}
+	return file_coordinator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *JobStatus) GetJob() string {
@@ -3861,6 +4098,88 @@ func (x *JobStatus) GetLedger() []*Term {
 	return nil
 }
 
+func (x *JobStatus) GetDevices() *DeviceSummary {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *JobStatus) GetWorkers() []*Worker {
+	if x != nil {
+		return x.Workers
+	}
+	return nil
+}
+
+type Worker struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        string                 `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Pid           int32                  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	Device        *DeviceReading         `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Worker) Reset() {
+	*x = Worker{}
+	mi := &file_coordinator_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Worker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Worker) ProtoMessage() {}
+
+func (x *Worker) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinator_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Worker.ProtoReflect.Descriptor instead.
+func (*Worker) Descriptor() ([]byte, []int) {
+	return file_coordinator_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Worker) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *Worker) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Worker) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Worker) GetDevice() *DeviceReading {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
 type InjectRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Job            string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -3873,7 +4192,7 @@ type InjectRequest struct {
 
 func (x *InjectRequest) Reset() {
 	*x = InjectRequest{}
-	mi := &file_coordinator_proto_msgTypes[49]
+	mi := &file_coordinator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3885,7 +4204,7 @@ func (x *InjectRequest) String() string {
 func (*InjectRequest) ProtoMessage() {}
 
 func (x *InjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[49]
+	mi := &file_coordinator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3898,7 +4217,7 @@ func (x *InjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InjectRequest.ProtoReflect.Descriptor instead.
 func (*InjectRequest) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{49}
+	return file_coordinator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *InjectRequest) GetJob() string {
@@ -3938,7 +4257,7 @@ type InjectReply struct {
 
 func (x *InjectReply) Reset() {
 	*x = InjectReply{}
-	mi := &file_coordinator_proto_msgTypes[50]
+	mi := &file_coordinator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3950,7 +4269,7 @@ func (x *InjectReply) String() string {
 func (*InjectReply) ProtoMessage() {}
 
 func (x *InjectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[50]
+	mi := &file_coordinator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3963,7 +4282,7 @@ func (x *InjectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InjectReply.ProtoReflect.Descriptor instead.
 func (*InjectReply) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{50}
+	return file_coordinator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *InjectReply) GetMember() string {
@@ -3983,7 +4302,7 @@ type ScaleRequest struct {
 
 func (x *ScaleRequest) Reset() {
 	*x = ScaleRequest{}
-	mi := &file_coordinator_proto_msgTypes[51]
+	mi := &file_coordinator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3995,7 +4314,7 @@ func (x *ScaleRequest) String() string {
 func (*ScaleRequest) ProtoMessage() {}
 
 func (x *ScaleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[51]
+	mi := &file_coordinator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4008,7 +4327,7 @@ func (x *ScaleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScaleRequest.ProtoReflect.Descriptor instead.
 func (*ScaleRequest) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{51}
+	return file_coordinator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ScaleRequest) GetJob() string {
@@ -4033,7 +4352,7 @@ type ScaleReply struct {
 
 func (x *ScaleReply) Reset() {
 	*x = ScaleReply{}
-	mi := &file_coordinator_proto_msgTypes[52]
+	mi := &file_coordinator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4045,7 +4364,7 @@ func (x *ScaleReply) String() string {
 func (*ScaleReply) ProtoMessage() {}
 
 func (x *ScaleReply) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[52]
+	mi := &file_coordinator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4058,7 +4377,7 @@ func (x *ScaleReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScaleReply.ProtoReflect.Descriptor instead.
 func (*ScaleReply) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{52}
+	return file_coordinator_proto_rawDescGZIP(), []int{55}
 }
 
 type CancelRequest struct {
@@ -4071,7 +4390,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_coordinator_proto_msgTypes[53]
+	mi := &file_coordinator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4083,7 +4402,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[53]
+	mi := &file_coordinator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4096,7 +4415,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{53}
+	return file_coordinator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CancelRequest) GetJob() string {
@@ -4121,7 +4440,7 @@ type CancelReply struct {
 
 func (x *CancelReply) Reset() {
 	*x = CancelReply{}
-	mi := &file_coordinator_proto_msgTypes[54]
+	mi := &file_coordinator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4133,7 +4452,7 @@ func (x *CancelReply) String() string {
 func (*CancelReply) ProtoMessage() {}
 
 func (x *CancelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinator_proto_msgTypes[54]
+	mi := &file_coordinator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4146,7 +4465,7 @@ func (x *CancelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReply.ProtoReflect.Descriptor instead.
 func (*CancelReply) Descriptor() ([]byte, []int) {
-	return file_coordinator_proto_rawDescGZIP(), []int{54}
+	return file_coordinator_proto_rawDescGZIP(), []int{57}
 }
 
 var File_coordinator_proto protoreflect.FileDescriptor
@@ -4223,7 +4542,7 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x0ftokens_per_step\x18\x05 \x01(\x03R\rtokensPerStep\x12\x1f\n" +
 	"\vdataset_len\x18\x06 \x01(\x03R\n" +
 	"datasetLen\x12\x18\n" +
-	"\aprogram\x18\a \x01(\tR\aprogram\"\xc7\x01\n" +
+	"\aprogram\x18\a \x01(\tR\aprogram\"\x88\x02\n" +
 	"\tHeartbeat\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -4232,7 +4551,48 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x04loss\x18\x03 \x01(\x01R\x04loss\x12,\n" +
 	"\x12applied_unix_nanos\x18\x04 \x01(\x03R\x10appliedUnixNanos\x12(\n" +
 	"\x10first_unix_nanos\x18\x05 \x01(\x03R\x0efirstUnixNanos\x12\x14\n" +
-	"\x05moved\x18\x06 \x01(\x03R\x05moved\"_\n" +
+	"\x05moved\x18\x06 \x01(\x03R\x05moved\x12?\n" +
+	"\x06device\x18\a \x01(\v2'.farandole.coordinator.v1.DeviceReadingR\x06device\"\xee\x05\n" +
+	"\rDeviceReading\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
+	"\vutilization\x18\x02 \x01(\x01H\x00R\vutilization\x88\x01\x01\x122\n" +
+	"\x12memory_utilization\x18\x03 \x01(\x01H\x01R\x11memoryUtilization\x88\x01\x01\x12$\n" +
+	"\vmemory_used\x18\x04 \x01(\x01H\x02R\n" +
+	"memoryUsed\x88\x01\x01\x12&\n" +
+	"\fmemory_total\x18\x05 \x01(\x01H\x03R\vmemoryTotal\x88\x01\x01\x12\x19\n" +
+	"\x05power\x18\x06 \x01(\x01H\x04R\x05power\x88\x01\x01\x12$\n" +
+	"\vpower_limit\x18\a \x01(\x01H\x05R\n" +
+	"powerLimit\x88\x01\x01\x12%\n" +
+	"\vtemperature\x18\b \x01(\x01H\x06R\vtemperature\x88\x01\x01\x126\n" +
+	"\x14slowdown_temperature\x18\t \x01(\x01H\aR\x13slowdownTemperature\x88\x01\x01\x12\x1e\n" +
+	"\bsm_clock\x18\n" +
+	" \x01(\x01H\bR\asmClock\x88\x01\x01\x12%\n" +
+	"\fmax_sm_clock\x18\v \x01(\x01H\tR\n" +
+	"maxSmClock\x88\x01\x01\x12!\n" +
+	"\tcorrected\x18\f \x01(\x01H\n" +
+	"R\tcorrected\x88\x01\x01\x12%\n" +
+	"\vuncorrected\x18\r \x01(\x01H\vR\vuncorrected\x88\x01\x01\x12\x1f\n" +
+	"\bthrottle\x18\x0e \x01(\rH\fR\bthrottle\x88\x01\x01B\x0e\n" +
+	"\f_utilizationB\x15\n" +
+	"\x13_memory_utilizationB\x0e\n" +
+	"\f_memory_usedB\x0f\n" +
+	"\r_memory_totalB\b\n" +
+	"\x06_powerB\x0e\n" +
+	"\f_power_limitB\x0e\n" +
+	"\f_temperatureB\x17\n" +
+	"\x15_slowdown_temperatureB\v\n" +
+	"\t_sm_clockB\x0f\n" +
+	"\r_max_sm_clockB\f\n" +
+	"\n" +
+	"_correctedB\x0e\n" +
+	"\f_uncorrectedB\v\n" +
+	"\t_throttle\"\xb6\x01\n" +
+	"\rDeviceSummary\x12\x18\n" +
+	"\aworkers\x18\x01 \x01(\x05R\aworkers\x122\n" +
+	"\x12lowest_utilization\x18\x02 \x01(\x01H\x00R\x11lowestUtilization\x88\x01\x01\x12,\n" +
+	"\x0fhottest_celsius\x18\x03 \x01(\x01H\x01R\x0ehottestCelsius\x88\x01\x01B\x15\n" +
+	"\x13_lowest_utilizationB\x12\n" +
+	"\x10_hottest_celsius\"_\n" +
 	"\x06Fenced\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -4399,7 +4759,7 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x05saved\x18\a \x01(\v2\x1f.farandole.coordinator.v1.SavedH\x00R\x05saved\x124\n" +
 	"\x04plan\x18\b \x01(\v2\x1e.farandole.coordinator.v1.PlanH\x00R\x04plan\x129\n" +
 	"\x04view\x18\t \x01(\v2#.farandole.coordinator.v1.ViewEventH\x00R\x04viewB\x04\n" +
-	"\x02of\"\xb3\x01\n" +
+	"\x02of\"\xf6\x01\n" +
 	"\bProgress\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\x03R\x04step\x12\x12\n" +
 	"\x04loss\x18\x02 \x01(\x01R\x04loss\x12\x1e\n" +
@@ -4409,7 +4769,8 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x05world\x18\x04 \x01(\x05R\x05world\x12*\n" +
 	"\x11tokens_per_second\x18\x05 \x01(\x01R\x0ftokensPerSecond\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x06 \x01(\x03R\tunixNanos\"\xfe\x01\n" +
+	"unix_nanos\x18\x06 \x01(\x03R\tunixNanos\x12A\n" +
+	"\adevices\x18\a \x01(\v2'.farandole.coordinator.v1.DeviceSummaryR\adevices\"\xfe\x01\n" +
 	"\fMemberChange\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x12\n" +
@@ -4451,10 +4812,12 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x04host\x18\x03 \x01(\tR\x04host\x12\x16\n" +
 	"\x06signal\x18\x04 \x01(\tR\x06signal\x12\x12\n" +
 	"\x04code\x18\x05 \x01(\x05R\x04code\x12\x12\n" +
-	"\x04tail\x18\x06 \x03(\tR\x04tail\"\r\n" +
-	"\vJobsRequest\"D\n" +
+	"\x04tail\x18\x06 \x03(\tR\x04tail\",\n" +
+	"\vJobsRequest\x12\x1d\n" +
+	"\n" +
+	"workers_of\x18\x01 \x01(\tR\tworkersOf\"D\n" +
 	"\tJobsReply\x127\n" +
-	"\x04jobs\x18\x01 \x03(\v2#.farandole.coordinator.v1.JobStatusR\x04jobs\"\x93\x02\n" +
+	"\x04jobs\x18\x01 \x03(\v2#.farandole.coordinator.v1.JobStatusR\x04jobs\"\x92\x03\n" +
 	"\tJobStatus\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -4466,7 +4829,15 @@ const file_coordinator_proto_rawDesc = "" +
 	"\x05world\x18\x06 \x01(\x05R\x05world\x12\x12\n" +
 	"\x04loss\x18\a \x01(\x01R\x04loss\x122\n" +
 	"\x04plan\x18\b \x01(\v2\x1e.farandole.coordinator.v1.PlanR\x04plan\x126\n" +
-	"\x06ledger\x18\t \x03(\v2\x1e.farandole.coordinator.v1.TermR\x06ledger\"w\n" +
+	"\x06ledger\x18\t \x03(\v2\x1e.farandole.coordinator.v1.TermR\x06ledger\x12A\n" +
+	"\adevices\x18\n" +
+	" \x01(\v2'.farandole.coordinator.v1.DeviceSummaryR\adevices\x12:\n" +
+	"\aworkers\x18\v \x03(\v2 .farandole.coordinator.v1.WorkerR\aworkers\"\x87\x01\n" +
+	"\x06Worker\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\tR\x06member\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x10\n" +
+	"\x03pid\x18\x03 \x01(\x05R\x03pid\x12?\n" +
+	"\x06device\x18\x04 \x01(\v2'.farandole.coordinator.v1.DeviceReadingR\x06device\"w\n" +
 	"\rInjectRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04rank\x18\x02 \x01(\x05R\x04rank\x12\x16\n" +
@@ -4505,7 +4876,7 @@ func file_coordinator_proto_rawDescGZIP() []byte {
 	return file_coordinator_proto_rawDescData
 }
 
-var file_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_coordinator_proto_goTypes = []any{
 	(*Member)(nil),        // 0: farandole.coordinator.v1.Member
 	(*Fence)(nil),         // 1: farandole.coordinator.v1.Fence
@@ -4517,51 +4888,54 @@ var file_coordinator_proto_goTypes = []any{
 	(*Hello)(nil),         // 7: farandole.coordinator.v1.Hello
 	(*Plan)(nil),          // 8: farandole.coordinator.v1.Plan
 	(*Heartbeat)(nil),     // 9: farandole.coordinator.v1.Heartbeat
-	(*Fenced)(nil),        // 10: farandole.coordinator.v1.Fenced
-	(*Formed)(nil),        // 11: farandole.coordinator.v1.Formed
-	(*Suspect)(nil),       // 12: farandole.coordinator.v1.Suspect
-	(*Finished)(nil),      // 13: farandole.coordinator.v1.Finished
-	(*Failed)(nil),        // 14: farandole.coordinator.v1.Failed
-	(*Saved)(nil),         // 15: farandole.coordinator.v1.Saved
-	(*WorkerCommand)(nil), // 16: farandole.coordinator.v1.WorkerCommand
-	(*Welcome)(nil),       // 17: farandole.coordinator.v1.Welcome
-	(*Prepare)(nil),       // 18: farandole.coordinator.v1.Prepare
-	(*Evicted)(nil),       // 19: farandole.coordinator.v1.Evicted
-	(*Ended)(nil),         // 20: farandole.coordinator.v1.Ended
-	(*Preempt)(nil),       // 21: farandole.coordinator.v1.Preempt
-	(*AgentMessage)(nil),  // 22: farandole.coordinator.v1.AgentMessage
-	(*AgentHello)(nil),    // 23: farandole.coordinator.v1.AgentHello
-	(*Running)(nil),       // 24: farandole.coordinator.v1.Running
-	(*AgentBeat)(nil),     // 25: farandole.coordinator.v1.AgentBeat
-	(*Started)(nil),       // 26: farandole.coordinator.v1.Started
-	(*Exited)(nil),        // 27: farandole.coordinator.v1.Exited
-	(*LogLines)(nil),      // 28: farandole.coordinator.v1.LogLines
-	(*Injected)(nil),      // 29: farandole.coordinator.v1.Injected
-	(*AgentCommand)(nil),  // 30: farandole.coordinator.v1.AgentCommand
-	(*AgentWelcome)(nil),  // 31: farandole.coordinator.v1.AgentWelcome
-	(*Spawn)(nil),         // 32: farandole.coordinator.v1.Spawn
-	(*Signal)(nil),        // 33: farandole.coordinator.v1.Signal
-	(*AddSlots)(nil),      // 34: farandole.coordinator.v1.AddSlots
-	(*Release)(nil),       // 35: farandole.coordinator.v1.Release
-	(*JobSpec)(nil),       // 36: farandole.coordinator.v1.JobSpec
-	(*SubmitRequest)(nil), // 37: farandole.coordinator.v1.SubmitRequest
-	(*SubmitReply)(nil),   // 38: farandole.coordinator.v1.SubmitReply
-	(*WatchRequest)(nil),  // 39: farandole.coordinator.v1.WatchRequest
-	(*JobEvent)(nil),      // 40: farandole.coordinator.v1.JobEvent
-	(*Progress)(nil),      // 41: farandole.coordinator.v1.Progress
-	(*MemberChange)(nil),  // 42: farandole.coordinator.v1.MemberChange
-	(*ViewEvent)(nil),     // 43: farandole.coordinator.v1.ViewEvent
-	(*JobEnded)(nil),      // 44: farandole.coordinator.v1.JobEnded
-	(*Failure)(nil),       // 45: farandole.coordinator.v1.Failure
-	(*JobsRequest)(nil),   // 46: farandole.coordinator.v1.JobsRequest
-	(*JobsReply)(nil),     // 47: farandole.coordinator.v1.JobsReply
-	(*JobStatus)(nil),     // 48: farandole.coordinator.v1.JobStatus
-	(*InjectRequest)(nil), // 49: farandole.coordinator.v1.InjectRequest
-	(*InjectReply)(nil),   // 50: farandole.coordinator.v1.InjectReply
-	(*ScaleRequest)(nil),  // 51: farandole.coordinator.v1.ScaleRequest
-	(*ScaleReply)(nil),    // 52: farandole.coordinator.v1.ScaleReply
-	(*CancelRequest)(nil), // 53: farandole.coordinator.v1.CancelRequest
-	(*CancelReply)(nil),   // 54: farandole.coordinator.v1.CancelReply
+	(*DeviceReading)(nil), // 10: farandole.coordinator.v1.DeviceReading
+	(*DeviceSummary)(nil), // 11: farandole.coordinator.v1.DeviceSummary
+	(*Fenced)(nil),        // 12: farandole.coordinator.v1.Fenced
+	(*Formed)(nil),        // 13: farandole.coordinator.v1.Formed
+	(*Suspect)(nil),       // 14: farandole.coordinator.v1.Suspect
+	(*Finished)(nil),      // 15: farandole.coordinator.v1.Finished
+	(*Failed)(nil),        // 16: farandole.coordinator.v1.Failed
+	(*Saved)(nil),         // 17: farandole.coordinator.v1.Saved
+	(*WorkerCommand)(nil), // 18: farandole.coordinator.v1.WorkerCommand
+	(*Welcome)(nil),       // 19: farandole.coordinator.v1.Welcome
+	(*Prepare)(nil),       // 20: farandole.coordinator.v1.Prepare
+	(*Evicted)(nil),       // 21: farandole.coordinator.v1.Evicted
+	(*Ended)(nil),         // 22: farandole.coordinator.v1.Ended
+	(*Preempt)(nil),       // 23: farandole.coordinator.v1.Preempt
+	(*AgentMessage)(nil),  // 24: farandole.coordinator.v1.AgentMessage
+	(*AgentHello)(nil),    // 25: farandole.coordinator.v1.AgentHello
+	(*Running)(nil),       // 26: farandole.coordinator.v1.Running
+	(*AgentBeat)(nil),     // 27: farandole.coordinator.v1.AgentBeat
+	(*Started)(nil),       // 28: farandole.coordinator.v1.Started
+	(*Exited)(nil),        // 29: farandole.coordinator.v1.Exited
+	(*LogLines)(nil),      // 30: farandole.coordinator.v1.LogLines
+	(*Injected)(nil),      // 31: farandole.coordinator.v1.Injected
+	(*AgentCommand)(nil),  // 32: farandole.coordinator.v1.AgentCommand
+	(*AgentWelcome)(nil),  // 33: farandole.coordinator.v1.AgentWelcome
+	(*Spawn)(nil),         // 34: farandole.coordinator.v1.Spawn
+	(*Signal)(nil),        // 35: farandole.coordinator.v1.Signal
+	(*AddSlots)(nil),      // 36: farandole.coordinator.v1.AddSlots
+	(*Release)(nil),       // 37: farandole.coordinator.v1.Release
+	(*JobSpec)(nil),       // 38: farandole.coordinator.v1.JobSpec
+	(*SubmitRequest)(nil), // 39: farandole.coordinator.v1.SubmitRequest
+	(*SubmitReply)(nil),   // 40: farandole.coordinator.v1.SubmitReply
+	(*WatchRequest)(nil),  // 41: farandole.coordinator.v1.WatchRequest
+	(*JobEvent)(nil),      // 42: farandole.coordinator.v1.JobEvent
+	(*Progress)(nil),      // 43: farandole.coordinator.v1.Progress
+	(*MemberChange)(nil),  // 44: farandole.coordinator.v1.MemberChange
+	(*ViewEvent)(nil),     // 45: farandole.coordinator.v1.ViewEvent
+	(*JobEnded)(nil),      // 46: farandole.coordinator.v1.JobEnded
+	(*Failure)(nil),       // 47: farandole.coordinator.v1.Failure
+	(*JobsRequest)(nil),   // 48: farandole.coordinator.v1.JobsRequest
+	(*JobsReply)(nil),     // 49: farandole.coordinator.v1.JobsReply
+	(*JobStatus)(nil),     // 50: farandole.coordinator.v1.JobStatus
+	(*Worker)(nil),        // 51: farandole.coordinator.v1.Worker
+	(*InjectRequest)(nil), // 52: farandole.coordinator.v1.InjectRequest
+	(*InjectReply)(nil),   // 53: farandole.coordinator.v1.InjectReply
+	(*ScaleRequest)(nil),  // 54: farandole.coordinator.v1.ScaleRequest
+	(*ScaleReply)(nil),    // 55: farandole.coordinator.v1.ScaleReply
+	(*CancelRequest)(nil), // 56: farandole.coordinator.v1.CancelRequest
+	(*CancelReply)(nil),   // 57: farandole.coordinator.v1.CancelReply
 }
 var file_coordinator_proto_depIdxs = []int32{
 	0,  // 0: farandole.coordinator.v1.View.roster:type_name -> farandole.coordinator.v1.Member
@@ -4569,70 +4943,75 @@ var file_coordinator_proto_depIdxs = []int32{
 	3,  // 2: farandole.coordinator.v1.View.sync:type_name -> farandole.coordinator.v1.SyncPlan
 	7,  // 3: farandole.coordinator.v1.WorkerMessage.hello:type_name -> farandole.coordinator.v1.Hello
 	9,  // 4: farandole.coordinator.v1.WorkerMessage.heartbeat:type_name -> farandole.coordinator.v1.Heartbeat
-	10, // 5: farandole.coordinator.v1.WorkerMessage.fenced:type_name -> farandole.coordinator.v1.Fenced
-	11, // 6: farandole.coordinator.v1.WorkerMessage.formed:type_name -> farandole.coordinator.v1.Formed
-	12, // 7: farandole.coordinator.v1.WorkerMessage.suspect:type_name -> farandole.coordinator.v1.Suspect
-	13, // 8: farandole.coordinator.v1.WorkerMessage.finished:type_name -> farandole.coordinator.v1.Finished
-	14, // 9: farandole.coordinator.v1.WorkerMessage.failed:type_name -> farandole.coordinator.v1.Failed
-	15, // 10: farandole.coordinator.v1.WorkerMessage.saved:type_name -> farandole.coordinator.v1.Saved
+	12, // 5: farandole.coordinator.v1.WorkerMessage.fenced:type_name -> farandole.coordinator.v1.Fenced
+	13, // 6: farandole.coordinator.v1.WorkerMessage.formed:type_name -> farandole.coordinator.v1.Formed
+	14, // 7: farandole.coordinator.v1.WorkerMessage.suspect:type_name -> farandole.coordinator.v1.Suspect
+	15, // 8: farandole.coordinator.v1.WorkerMessage.finished:type_name -> farandole.coordinator.v1.Finished
+	16, // 9: farandole.coordinator.v1.WorkerMessage.failed:type_name -> farandole.coordinator.v1.Failed
+	17, // 10: farandole.coordinator.v1.WorkerMessage.saved:type_name -> farandole.coordinator.v1.Saved
 	0,  // 11: farandole.coordinator.v1.Hello.member:type_name -> farandole.coordinator.v1.Member
 	1,  // 12: farandole.coordinator.v1.Hello.fence:type_name -> farandole.coordinator.v1.Fence
 	8,  // 13: farandole.coordinator.v1.Hello.plan:type_name -> farandole.coordinator.v1.Plan
-	1,  // 14: farandole.coordinator.v1.Fenced.fence:type_name -> farandole.coordinator.v1.Fence
-	17, // 15: farandole.coordinator.v1.WorkerCommand.welcome:type_name -> farandole.coordinator.v1.Welcome
-	18, // 16: farandole.coordinator.v1.WorkerCommand.prepare:type_name -> farandole.coordinator.v1.Prepare
-	4,  // 17: farandole.coordinator.v1.WorkerCommand.view:type_name -> farandole.coordinator.v1.View
-	19, // 18: farandole.coordinator.v1.WorkerCommand.evicted:type_name -> farandole.coordinator.v1.Evicted
-	20, // 19: farandole.coordinator.v1.WorkerCommand.ended:type_name -> farandole.coordinator.v1.Ended
-	21, // 20: farandole.coordinator.v1.WorkerCommand.preempt:type_name -> farandole.coordinator.v1.Preempt
-	23, // 21: farandole.coordinator.v1.AgentMessage.hello:type_name -> farandole.coordinator.v1.AgentHello
-	25, // 22: farandole.coordinator.v1.AgentMessage.beat:type_name -> farandole.coordinator.v1.AgentBeat
-	26, // 23: farandole.coordinator.v1.AgentMessage.started:type_name -> farandole.coordinator.v1.Started
-	27, // 24: farandole.coordinator.v1.AgentMessage.exited:type_name -> farandole.coordinator.v1.Exited
-	28, // 25: farandole.coordinator.v1.AgentMessage.logs:type_name -> farandole.coordinator.v1.LogLines
-	29, // 26: farandole.coordinator.v1.AgentMessage.injected:type_name -> farandole.coordinator.v1.Injected
-	24, // 27: farandole.coordinator.v1.AgentHello.running:type_name -> farandole.coordinator.v1.Running
-	32, // 28: farandole.coordinator.v1.AgentCommand.spawn:type_name -> farandole.coordinator.v1.Spawn
-	33, // 29: farandole.coordinator.v1.AgentCommand.signal:type_name -> farandole.coordinator.v1.Signal
-	34, // 30: farandole.coordinator.v1.AgentCommand.add_slots:type_name -> farandole.coordinator.v1.AddSlots
-	31, // 31: farandole.coordinator.v1.AgentCommand.welcome:type_name -> farandole.coordinator.v1.AgentWelcome
-	35, // 32: farandole.coordinator.v1.AgentCommand.release:type_name -> farandole.coordinator.v1.Release
-	36, // 33: farandole.coordinator.v1.Spawn.spec:type_name -> farandole.coordinator.v1.JobSpec
-	36, // 34: farandole.coordinator.v1.SubmitRequest.spec:type_name -> farandole.coordinator.v1.JobSpec
-	41, // 35: farandole.coordinator.v1.JobEvent.progress:type_name -> farandole.coordinator.v1.Progress
-	42, // 36: farandole.coordinator.v1.JobEvent.change:type_name -> farandole.coordinator.v1.MemberChange
-	44, // 37: farandole.coordinator.v1.JobEvent.ended:type_name -> farandole.coordinator.v1.JobEnded
-	28, // 38: farandole.coordinator.v1.JobEvent.logs:type_name -> farandole.coordinator.v1.LogLines
-	15, // 39: farandole.coordinator.v1.JobEvent.saved:type_name -> farandole.coordinator.v1.Saved
-	8,  // 40: farandole.coordinator.v1.JobEvent.plan:type_name -> farandole.coordinator.v1.Plan
-	43, // 41: farandole.coordinator.v1.JobEvent.view:type_name -> farandole.coordinator.v1.ViewEvent
-	5,  // 42: farandole.coordinator.v1.JobEnded.ledger:type_name -> farandole.coordinator.v1.Term
-	8,  // 43: farandole.coordinator.v1.JobEnded.plan:type_name -> farandole.coordinator.v1.Plan
-	45, // 44: farandole.coordinator.v1.JobEnded.failure:type_name -> farandole.coordinator.v1.Failure
-	48, // 45: farandole.coordinator.v1.JobsReply.jobs:type_name -> farandole.coordinator.v1.JobStatus
-	8,  // 46: farandole.coordinator.v1.JobStatus.plan:type_name -> farandole.coordinator.v1.Plan
-	5,  // 47: farandole.coordinator.v1.JobStatus.ledger:type_name -> farandole.coordinator.v1.Term
-	6,  // 48: farandole.coordinator.v1.Coordinator.Attach:input_type -> farandole.coordinator.v1.WorkerMessage
-	22, // 49: farandole.coordinator.v1.Coordinator.Serve:input_type -> farandole.coordinator.v1.AgentMessage
-	37, // 50: farandole.coordinator.v1.Coordinator.Submit:input_type -> farandole.coordinator.v1.SubmitRequest
-	39, // 51: farandole.coordinator.v1.Coordinator.Watch:input_type -> farandole.coordinator.v1.WatchRequest
-	46, // 52: farandole.coordinator.v1.Coordinator.Jobs:input_type -> farandole.coordinator.v1.JobsRequest
-	49, // 53: farandole.coordinator.v1.Coordinator.Inject:input_type -> farandole.coordinator.v1.InjectRequest
-	51, // 54: farandole.coordinator.v1.Coordinator.Scale:input_type -> farandole.coordinator.v1.ScaleRequest
-	53, // 55: farandole.coordinator.v1.Coordinator.Cancel:input_type -> farandole.coordinator.v1.CancelRequest
-	16, // 56: farandole.coordinator.v1.Coordinator.Attach:output_type -> farandole.coordinator.v1.WorkerCommand
-	30, // 57: farandole.coordinator.v1.Coordinator.Serve:output_type -> farandole.coordinator.v1.AgentCommand
-	38, // 58: farandole.coordinator.v1.Coordinator.Submit:output_type -> farandole.coordinator.v1.SubmitReply
-	40, // 59: farandole.coordinator.v1.Coordinator.Watch:output_type -> farandole.coordinator.v1.JobEvent
-	47, // 60: farandole.coordinator.v1.Coordinator.Jobs:output_type -> farandole.coordinator.v1.JobsReply
-	50, // 61: farandole.coordinator.v1.Coordinator.Inject:output_type -> farandole.coordinator.v1.InjectReply
-	52, // 62: farandole.coordinator.v1.Coordinator.Scale:output_type -> farandole.coordinator.v1.ScaleReply
-	54, // 63: farandole.coordinator.v1.Coordinator.Cancel:output_type -> farandole.coordinator.v1.CancelReply
-	56, // [56:64] is the sub-list for method output_type
-	48, // [48:56] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	10, // 14: farandole.coordinator.v1.Heartbeat.device:type_name -> farandole.coordinator.v1.DeviceReading
+	1,  // 15: farandole.coordinator.v1.Fenced.fence:type_name -> farandole.coordinator.v1.Fence
+	19, // 16: farandole.coordinator.v1.WorkerCommand.welcome:type_name -> farandole.coordinator.v1.Welcome
+	20, // 17: farandole.coordinator.v1.WorkerCommand.prepare:type_name -> farandole.coordinator.v1.Prepare
+	4,  // 18: farandole.coordinator.v1.WorkerCommand.view:type_name -> farandole.coordinator.v1.View
+	21, // 19: farandole.coordinator.v1.WorkerCommand.evicted:type_name -> farandole.coordinator.v1.Evicted
+	22, // 20: farandole.coordinator.v1.WorkerCommand.ended:type_name -> farandole.coordinator.v1.Ended
+	23, // 21: farandole.coordinator.v1.WorkerCommand.preempt:type_name -> farandole.coordinator.v1.Preempt
+	25, // 22: farandole.coordinator.v1.AgentMessage.hello:type_name -> farandole.coordinator.v1.AgentHello
+	27, // 23: farandole.coordinator.v1.AgentMessage.beat:type_name -> farandole.coordinator.v1.AgentBeat
+	28, // 24: farandole.coordinator.v1.AgentMessage.started:type_name -> farandole.coordinator.v1.Started
+	29, // 25: farandole.coordinator.v1.AgentMessage.exited:type_name -> farandole.coordinator.v1.Exited
+	30, // 26: farandole.coordinator.v1.AgentMessage.logs:type_name -> farandole.coordinator.v1.LogLines
+	31, // 27: farandole.coordinator.v1.AgentMessage.injected:type_name -> farandole.coordinator.v1.Injected
+	26, // 28: farandole.coordinator.v1.AgentHello.running:type_name -> farandole.coordinator.v1.Running
+	34, // 29: farandole.coordinator.v1.AgentCommand.spawn:type_name -> farandole.coordinator.v1.Spawn
+	35, // 30: farandole.coordinator.v1.AgentCommand.signal:type_name -> farandole.coordinator.v1.Signal
+	36, // 31: farandole.coordinator.v1.AgentCommand.add_slots:type_name -> farandole.coordinator.v1.AddSlots
+	33, // 32: farandole.coordinator.v1.AgentCommand.welcome:type_name -> farandole.coordinator.v1.AgentWelcome
+	37, // 33: farandole.coordinator.v1.AgentCommand.release:type_name -> farandole.coordinator.v1.Release
+	38, // 34: farandole.coordinator.v1.Spawn.spec:type_name -> farandole.coordinator.v1.JobSpec
+	38, // 35: farandole.coordinator.v1.SubmitRequest.spec:type_name -> farandole.coordinator.v1.JobSpec
+	43, // 36: farandole.coordinator.v1.JobEvent.progress:type_name -> farandole.coordinator.v1.Progress
+	44, // 37: farandole.coordinator.v1.JobEvent.change:type_name -> farandole.coordinator.v1.MemberChange
+	46, // 38: farandole.coordinator.v1.JobEvent.ended:type_name -> farandole.coordinator.v1.JobEnded
+	30, // 39: farandole.coordinator.v1.JobEvent.logs:type_name -> farandole.coordinator.v1.LogLines
+	17, // 40: farandole.coordinator.v1.JobEvent.saved:type_name -> farandole.coordinator.v1.Saved
+	8,  // 41: farandole.coordinator.v1.JobEvent.plan:type_name -> farandole.coordinator.v1.Plan
+	45, // 42: farandole.coordinator.v1.JobEvent.view:type_name -> farandole.coordinator.v1.ViewEvent
+	11, // 43: farandole.coordinator.v1.Progress.devices:type_name -> farandole.coordinator.v1.DeviceSummary
+	5,  // 44: farandole.coordinator.v1.JobEnded.ledger:type_name -> farandole.coordinator.v1.Term
+	8,  // 45: farandole.coordinator.v1.JobEnded.plan:type_name -> farandole.coordinator.v1.Plan
+	47, // 46: farandole.coordinator.v1.JobEnded.failure:type_name -> farandole.coordinator.v1.Failure
+	50, // 47: farandole.coordinator.v1.JobsReply.jobs:type_name -> farandole.coordinator.v1.JobStatus
+	8,  // 48: farandole.coordinator.v1.JobStatus.plan:type_name -> farandole.coordinator.v1.Plan
+	5,  // 49: farandole.coordinator.v1.JobStatus.ledger:type_name -> farandole.coordinator.v1.Term
+	11, // 50: farandole.coordinator.v1.JobStatus.devices:type_name -> farandole.coordinator.v1.DeviceSummary
+	51, // 51: farandole.coordinator.v1.JobStatus.workers:type_name -> farandole.coordinator.v1.Worker
+	10, // 52: farandole.coordinator.v1.Worker.device:type_name -> farandole.coordinator.v1.DeviceReading
+	6,  // 53: farandole.coordinator.v1.Coordinator.Attach:input_type -> farandole.coordinator.v1.WorkerMessage
+	24, // 54: farandole.coordinator.v1.Coordinator.Serve:input_type -> farandole.coordinator.v1.AgentMessage
+	39, // 55: farandole.coordinator.v1.Coordinator.Submit:input_type -> farandole.coordinator.v1.SubmitRequest
+	41, // 56: farandole.coordinator.v1.Coordinator.Watch:input_type -> farandole.coordinator.v1.WatchRequest
+	48, // 57: farandole.coordinator.v1.Coordinator.Jobs:input_type -> farandole.coordinator.v1.JobsRequest
+	52, // 58: farandole.coordinator.v1.Coordinator.Inject:input_type -> farandole.coordinator.v1.InjectRequest
+	54, // 59: farandole.coordinator.v1.Coordinator.Scale:input_type -> farandole.coordinator.v1.ScaleRequest
+	56, // 60: farandole.coordinator.v1.Coordinator.Cancel:input_type -> farandole.coordinator.v1.CancelRequest
+	18, // 61: farandole.coordinator.v1.Coordinator.Attach:output_type -> farandole.coordinator.v1.WorkerCommand
+	32, // 62: farandole.coordinator.v1.Coordinator.Serve:output_type -> farandole.coordinator.v1.AgentCommand
+	40, // 63: farandole.coordinator.v1.Coordinator.Submit:output_type -> farandole.coordinator.v1.SubmitReply
+	42, // 64: farandole.coordinator.v1.Coordinator.Watch:output_type -> farandole.coordinator.v1.JobEvent
+	49, // 65: farandole.coordinator.v1.Coordinator.Jobs:output_type -> farandole.coordinator.v1.JobsReply
+	53, // 66: farandole.coordinator.v1.Coordinator.Inject:output_type -> farandole.coordinator.v1.InjectReply
+	55, // 67: farandole.coordinator.v1.Coordinator.Scale:output_type -> farandole.coordinator.v1.ScaleReply
+	57, // 68: farandole.coordinator.v1.Coordinator.Cancel:output_type -> farandole.coordinator.v1.CancelReply
+	61, // [61:69] is the sub-list for method output_type
+	53, // [53:61] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_coordinator_proto_init() }
@@ -4650,7 +5029,9 @@ func file_coordinator_proto_init() {
 		(*WorkerMessage_Failed)(nil),
 		(*WorkerMessage_Saved)(nil),
 	}
-	file_coordinator_proto_msgTypes[16].OneofWrappers = []any{
+	file_coordinator_proto_msgTypes[10].OneofWrappers = []any{}
+	file_coordinator_proto_msgTypes[11].OneofWrappers = []any{}
+	file_coordinator_proto_msgTypes[18].OneofWrappers = []any{
 		(*WorkerCommand_Welcome)(nil),
 		(*WorkerCommand_Prepare)(nil),
 		(*WorkerCommand_View)(nil),
@@ -4658,7 +5039,7 @@ func file_coordinator_proto_init() {
 		(*WorkerCommand_Ended)(nil),
 		(*WorkerCommand_Preempt)(nil),
 	}
-	file_coordinator_proto_msgTypes[22].OneofWrappers = []any{
+	file_coordinator_proto_msgTypes[24].OneofWrappers = []any{
 		(*AgentMessage_Hello)(nil),
 		(*AgentMessage_Beat)(nil),
 		(*AgentMessage_Started)(nil),
@@ -4666,14 +5047,14 @@ func file_coordinator_proto_init() {
 		(*AgentMessage_Logs)(nil),
 		(*AgentMessage_Injected)(nil),
 	}
-	file_coordinator_proto_msgTypes[30].OneofWrappers = []any{
+	file_coordinator_proto_msgTypes[32].OneofWrappers = []any{
 		(*AgentCommand_Spawn)(nil),
 		(*AgentCommand_Signal)(nil),
 		(*AgentCommand_AddSlots)(nil),
 		(*AgentCommand_Welcome)(nil),
 		(*AgentCommand_Release)(nil),
 	}
-	file_coordinator_proto_msgTypes[40].OneofWrappers = []any{
+	file_coordinator_proto_msgTypes[42].OneofWrappers = []any{
 		(*JobEvent_Progress)(nil),
 		(*JobEvent_Change)(nil),
 		(*JobEvent_Ended)(nil),
@@ -4688,7 +5069,7 @@ func file_coordinator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coordinator_proto_rawDesc), len(file_coordinator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   55,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -45,6 +45,8 @@ type device struct {
 	hosts   []hostMemory
 	imports []imported
 	closed  bool
+
+	monitor monitor
 }
 
 // open makes a device of the GPU that the driver gives this number.
@@ -163,6 +165,7 @@ func (d *device) Close() error {
 	}
 	_ = d.Sync() // a failure was told, or nobody wanted to know
 	d.closed = true
+	d.monitor.close()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err := cu.SetCurrentContext(d.ctx)

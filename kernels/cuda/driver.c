@@ -79,6 +79,15 @@ int farandole_share(void *function, int bytes) {
 	return cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes);
 }
 
+_Static_assert(sizeof(CUuuid) == FARANDOLE_UUID_BYTES, "the size of a UUID");
+
+int farandole_uuid(int gpu, unsigned char *id) {
+	CUuuid u;
+	int code = cuDeviceGetUuid_v2(&u, gpu);
+	if (code == success) memcpy(id, u.bytes, sizeof u.bytes);
+	return code;
+}
+
 _Static_assert(sizeof(CUipcMemHandle) == FARANDOLE_IPC_BYTES, "the size of a handle");
 
 int farandole_ipc_get(uint64_t at, void *handle, uint64_t *offset) {

@@ -17,6 +17,10 @@ int farandole_register(void *host, size_t bytes);
 int farandole_unregister(void *host);
 int farandole_share(void *function, int bytes);
 
+// farandole_uuid gives the FARANDOLE_UUID_BYTES bytes of a GPU's UUID, or those of the part of one that this process has.
+#define FARANDOLE_UUID_BYTES 16
+int farandole_uuid(int gpu, unsigned char *id);
+
 // Memory that other processes of the host can reach. A handle has FARANDOLE_IPC_BYTES bytes and means the whole allocation that at lies in, offset
 // bytes before at; what is opened is that allocation.
 #define FARANDOLE_IPC_BYTES 64

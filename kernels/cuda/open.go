@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"gorgonia.org/cu"
 
 	"github.com/farandole-ml/farandole/kernels"
@@ -21,7 +20,7 @@ type driverGPUs struct{}
 
 // Find asks NVML for the host's GPUs, and the driver for those of this process.
 func (driverGPUs) Find(cfg kernels.Config) (what string, err error) {
-	host, err := gpus.List(nvml.New())
+	host, err := gpus.List(library)
 	if err != nil {
 		return "", err
 	}

@@ -51,6 +51,9 @@ func (p *Program) Open(s *worker.Session) (err error) {
 	if err != nil {
 		return &worker.UsageError{Reason: "--" + strings.TrimPrefix(err.Error(), "kernels: ")}
 	}
+	if d, ok := p.Dev.(kernels.Monitored); ok {
+		s.Monitor(d)
+	}
 	return nil
 }
 

@@ -101,6 +101,8 @@ API(cuDeviceGetUuid, CUuuid* id, CUdevice gpu) {
   return CUDA_SUCCESS;
 }
 
+API(cuDeviceGetUuid_v2, CUuuid* id, CUdevice gpu) { return cuDeviceGetUuid(id, gpu); }
+
 API(cuDeviceCanAccessPeer, int* can, CUdevice gpu, CUdevice other) {
   if (gpu < 0 || other < 0 || gpu >= driver::asked().gpus || other >= driver::asked().gpus) return refuse(CUDA_ERROR_INVALID_DEVICE, "there is no GPU %d or %d", gpu, other);
   *can = gpu != other && gpu != driver::asked().alone && other != driver::asked().alone;

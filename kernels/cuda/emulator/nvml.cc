@@ -1,11 +1,14 @@
-// NVML for tests: as many GPUs as FARANDOLE_EMULATOR_GPUS says, all idle, and no more than package gpus asks of it. The ABI is NVML's own,
-// without its header.
+// NVML for tests: as many GPUs as FARANDOLE_EMULATOR_GPUS says, all idle, and no more than package gpus asks of it. It has them in the
+// opposite order of the driver, as a host may. The ABI is NVML's own, without its header.
+//
+//   FARANDOLE_EMULATOR_HEAT=GPU:n   the driver's GPU of that number has n °C, and not 31
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 namespace {
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3 };
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6 };
 
 long gpus() {
   const char* s = getenv("FARANDOLE_EMULATOR_GPUS");
@@ -37,10 +40,20 @@ API(nvmlDeviceGetCount_v2, unsigned* n) {
   return SUCCESS;
 }
 
-// A handle is the GPU's number, from 1.
+// A handle is the driver's number of the GPU, from 1.
 API(nvmlDeviceGetHandleByIndex_v2, unsigned i, void** device) {
   if (i >= gpus()) return INVALID_ARGUMENT;
-  *device = reinterpret_cast<void*>(i + 1ul);
+  *device = reinterpret_cast<void*>(gpus() - i);
+  return SUCCESS;
+}
+
+// The last four bytes of a UUID of the emulator are that number, from 0, as cuDeviceGetUuid has it in memory.
+API(nvmlDeviceGetHandleByUUID, const char* uuid, void** device) {
+  unsigned b[4];
+  if (strlen(uuid) != 40 || strncmp(uuid, "GPU-", 4) != 0 || sscanf(uuid + 32, "%2x%2x%2x%2x", b, b + 1, b + 2, b + 3) != 4) return INVALID_ARGUMENT;
+  const unsigned number = b[0] | b[1] << 8 | b[2] << 16 | b[3] << 24;
+  if (number >= gpus()) return NOT_FOUND;
+  *device = reinterpret_cast<void*>(number + 1ul);
   return SUCCESS;
 }
 
@@ -67,8 +80,11 @@ API(nvmlDeviceGetPowerUsage, void*, unsigned* power) {
 
 API(nvmlDeviceGetEnforcedPowerLimit, void*, unsigned*) { return NOT_SUPPORTED; }
 
-API(nvmlDeviceGetTemperature, void*, int, unsigned* temperature) {
-  *temperature = 31;
+API(nvmlDeviceGetTemperature, void* device, int, unsigned* temperature) {
+  unsigned long hot, celsius;
+  const char* heat = getenv("FARANDOLE_EMULATOR_HEAT");
+  const bool set = heat && sscanf(heat, "%lu:%lu", &hot, &celsius) == 2 && reinterpret_cast<unsigned long>(device) == hot + 1;
+  *temperature = set ? static_cast<unsigned>(celsius) : 31;
   return SUCCESS;
 }
 

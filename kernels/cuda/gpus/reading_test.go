@@ -62,7 +62,7 @@ func TestRead(t *testing.T) {
 	all, lost, err := Read(host(busy()))
 	require.NoError(t, err)
 	require.Equal(t, []error{nil}, lost)
-	require.Equal(t, "93 % busy, 61 of 80 GiB used, 640 of 700 W (at its limit), 71 °C, SM 1.75 of 1.98 GHz, 2 corrected memory errors", all[0].String())
+	require.Equal(t, "93 % busy, memory 40 % busy, 61 of 80 GiB used, 640 of 700 W (at its limit), 71 °C, SM 1.75 of 1.98 GHz, 2 corrected memory errors", all[0].String())
 	require.Empty(t, all[0].Concerns(), "a power limit that is reached is what it is for")
 }
 
@@ -79,21 +79,23 @@ func TestReadWhatAGPUDoesNotSay(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []error{nil}, lost)
 	require.True(t, math.IsNaN(all[0].Power), "0 W would be a figure")
-	require.Equal(t, "93 % busy, 61 of 80 GiB used, 71 °C, SM 1.75 GHz", all[0].String())
+	require.Equal(t, "93 % busy, memory 40 % busy, 61 of 80 GiB used, 71 °C, SM 1.75 GHz", all[0].String())
 	require.Empty(t, all[0].Concerns())
 }
 
-func TestConcerns(t *testing.T) {
+func TestThrottle(t *testing.T) {
 	hot := busy()
-	hot.GetTemperatureFunc = func(nvml.TemperatureSensors) (uint32, nvml.Return) { return 84, nvml.SUCCESS }
 	hot.GetCurrentClocksThrottleReasonsFunc = func() (uint64, nvml.Return) {
 		return nvml.ClocksThrottleReasonHwSlowdown | nvml.ClocksThrottleReasonHwThermalSlowdown | nvml.ClocksThrottleReasonGpuIdle, nvml.SUCCESS
 	}
-	hot.GetTotalEccErrorsFunc = func(nvml.MemoryErrorType, nvml.EccCounterType) (uint64, nvml.Return) { return 3, nvml.SUCCESS }
 	all, _, err := Read(host(hot))
 	require.NoError(t, err)
-	require.Equal(t, []string{"slowed down: hardware slowdown, heat (hardware)", "3 uncorrectable memory errors since the driver was loaded",
-		"84 °C, and it slows down at 89"}, all[0].Concerns())
+	require.True(t, all[0].ThrottleKnown)
+	require.Equal(t, kernels.HardwareSlowdown|kernels.HardwareHeat, all[0].Throttle, "an idle GPU is not slowed down")
+	hot.GetCurrentClocksThrottleReasonsFunc = func() (uint64, nvml.Return) { return 0, nvml.ERROR_NOT_SUPPORTED }
+	all, _, err = Read(host(hot))
+	require.NoError(t, err)
+	require.False(t, all[0].ThrottleKnown)
 }
 
 func TestReadALostGPU(t *testing.T) {
