@@ -18,6 +18,7 @@ type pool struct {
 	threads int
 	pins    []int // processors, one for each thread; nil when threads go where the system puts them
 
+	own     turn // the caller's
 	task    part
 	claims  atomic.Uint64 // serial<<32 | parts<<16 | next part: see claim
 	pending atomic.Int32  // parts not yet done
@@ -42,6 +43,7 @@ func (p *pool) run(t part, n int) {
 	if n < 1 || p.pins == nil && (n == 1 || p.threads == 1) {
 		for i := range n {
 			t.run(i, n)
+			p.own.yield()
 		}
 		return
 	}
@@ -65,14 +67,14 @@ func (p *pool) run(t part, n int) {
 		<-p.done
 		return
 	}
-	if !p.work() {
+	if !p.work(&p.own) {
 		spin(func() bool { return len(p.done) > 0 }, runtime.Gosched)
 		<-p.done
 	}
 }
 
-// work does parts until none is left to claim, and says whether it did the task's last one.
-func (p *pool) work() (last bool) {
+// work does parts until none is left to claim, and says whether it did the task's last one. A nil turn never ends.
+func (p *pool) work(mine *turn) (last bool) {
 	for {
 		i, n := p.claim()
 		if n == 0 {
@@ -80,6 +82,23 @@ func (p *pool) work() (last bool) {
 		}
 		p.task.run(i, n)
 		last = p.pending.Add(-1) == 0
+		mine.yield()
+	}
+}
+
+// turn is the time that a goroutine computes without a word to the run-time. After 10 ms the run-time's monitor takes its slot away
+// during a call of C, and as often again, looking every 20 µs, until the goroutine was scheduled anew.
+type turn struct{ began time.Time }
+
+const turnLen = 4 * time.Millisecond
+
+func (t *turn) yield() {
+	if t == nil {
+		return
+	}
+	if now := time.Now(); now.Sub(t.began) >= turnLen {
+		t.began = now
+		runtime.Gosched()
 	}
 }
 
@@ -107,13 +126,13 @@ func (p *pool) start() {
 	p.done = make(chan struct{}, 1)
 	for i := range others {
 		p.workers.Go(func() {
-			pause := runtime.Gosched
+			pause, mine := runtime.Gosched, new(turn)
 			if p.pins != nil {
 				defer bind(p.pins[i])()
-				pause = func() {} // a goroutine that is bound to its thread yields by putting the thread to sleep
+				pause, mine = func() {}, nil // a goroutine that is bound to its thread yields by putting the thread to sleep
 			}
 			for range p.wake {
-				if p.work() {
+				if p.work(mine) {
 					p.done <- struct{}{}
 				}
 				spin(func() bool { return len(p.wake) > 0 }, pause)
