@@ -20,7 +20,8 @@ import (
 //go:embed ptx/*.ptx
 var ptx embed.FS
 
-// device is one GPU. Operations go to a queue, in batches to the driver, and there to one stream, which does them in order.
+// device is one GPU. Operations go to a queue, in batches to the driver, and there to one stream, which does them in order. A second stream
+// has what is fetched beside them.
 // After the first error, which Sync and Download tell, nothing is done any more.
 type device struct {
 	shapes     kernels.Shapes
@@ -31,6 +32,7 @@ type device struct {
 	processors int // multiprocessors
 	ctx        cu.CUContext
 	stream     cu.Stream
+	aside      cu.Stream // of fetches
 	modules    []cu.Module
 	functions  [kernelCount]cu.Function
 
@@ -44,6 +46,7 @@ type device struct {
 	staged  int       // of it in use until the next wait
 	hosts   []hostMemory
 	imports []imported
+	fetches []*fetch // all that there are, under way or to be used again
 	closed  bool
 
 	monitor monitor
@@ -93,9 +96,12 @@ func (d *device) classify(precision string) error {
 	return err
 }
 
-// prepare makes the stream, has the driver compile the kernels for this GPU, and registers the memory that copies pass through.
+// prepare makes the streams, has the driver compile the kernels for this GPU, and registers the memory that copies pass through.
 func (d *device) prepare() (err error) {
 	if d.stream, err = cu.MakeStream(cu.NonBlocking); err != nil {
+		return described(err)
+	}
+	if d.aside, err = cu.MakeStream(cu.NonBlocking); err != nil {
 		return described(err)
 	}
 	files, err := fs.Glob(ptx, "ptx/*.ptx")
@@ -174,6 +180,12 @@ func (d *device) Close() error {
 			err = e
 		}
 	}
+	if len(d.fetches) > 0 {
+		keep(d.aside.Synchronize()) // nobody waited, and the memory goes
+	}
+	for _, f := range d.fetches {
+		keep(f.destroy())
+	}
 	for _, m := range d.imports {
 		keep(m.close())
 	}
@@ -184,8 +196,10 @@ func (d *device) Close() error {
 	for _, m := range d.modules {
 		keep(m.Unload())
 	}
-	if d.stream != cu.NoStream {
-		keep(d.stream.Destroy())
+	for _, s := range []*cu.Stream{&d.stream, &d.aside} {
+		if *s != cu.NoStream {
+			keep(s.Destroy())
+		}
 	}
 	keep(d.ordinal.ReleasePrimaryCtx())
 	broken := d.err != nil // a GPU that failed frees nothing one by one: its context goes with the process

@@ -34,6 +34,7 @@ bool is_gpu(int gpu) { return gpu >= 0 && gpu < asked().gpus; }
 CUresult add(CUcontext c, CUstream s, const char* call, std::function<CUresult()> work) {
   if (!driver::own(c->streams, s)) return refuse(CUDA_ERROR_INVALID_HANDLE, "%s on what is no stream of this context", call);
   s->work.push_back(std::move(work));
+  s->enqueued++;
   return asked().lazy ? CUDA_SUCCESS : c->finish(s);
 }
 
@@ -57,14 +58,18 @@ CUresult driver::usable(CUcontext c, const char* call) {
   return c->broken;
 }
 
-// finish does a stream's work and looks at the guards of all memory.
-CUresult CUctx_st::finish(CUstream_st* s) {
-  while (!s->work.empty() && broken == CUDA_SUCCESS) {
+// It looks at the guards of all memory.
+CUresult CUctx_st::finish(CUstream_st* s, long works) {
+  while (s->done < works && broken == CUDA_SUCCESS) {
     const auto work = std::move(s->work.front());
     s->work.pop_front();
+    s->done++;
     broken = work();
   }
-  s->work.clear();
+  if (broken != CUDA_SUCCESS) {
+    s->done += static_cast<long>(s->work.size());
+    s->work.clear();
+  }
   for (const auto& m : memories) {
     if (broken == CUDA_SUCCESS && !m.second.intact()) {
       broken = refuse(CUDA_ERROR_ILLEGAL_ADDRESS, "something wrote before or behind %zu bytes at %#llx", m.second.bytes, m.first);
@@ -360,7 +365,9 @@ API(cuEventDestroy, CUevent e) {
 API(cuEventRecord, CUevent e, CUstream s) {
   IN_CONTEXT;
   if (!driver::own(c->events, e)) return refuse(CUDA_ERROR_INVALID_HANDLE, "cuEventRecord of what is no event");
+  if (!driver::own(c->streams, s)) return refuse(CUDA_ERROR_INVALID_HANDLE, "cuEventRecord on what is no stream of this context");
   e->on = s;
+  e->behind = s->enqueued + 1;
   e->done = false;
   return add(c, s, "cuEventRecord", [e] {
     e->at = std::chrono::steady_clock::now();
@@ -372,7 +379,15 @@ API(cuEventRecord, CUevent e, CUstream s) {
 API(cuEventSynchronize, CUevent e) {
   IN_CONTEXT;
   if (!driver::own(c->events, e) || !driver::own(c->streams, e->on)) return refuse(CUDA_ERROR_INVALID_HANDLE, "cuEventSynchronize of what is no recorded event");
-  return c->finish(e->on);
+  return c->finish(e->on, e->behind);
+}
+
+API(cuStreamWaitEvent, CUstream s, CUevent e, unsigned) {
+  IN_CONTEXT;
+  if (!driver::own(c->events, e) || !driver::own(c->streams, e->on)) return refuse(CUDA_ERROR_INVALID_HANDLE, "cuStreamWaitEvent for what is no recorded event");
+  return add(c, s, "cuStreamWaitEvent", [c, on = e->on, works = e->behind] {
+    return driver::own(c->streams, on) ? c->finish(on, works) : CUDA_SUCCESS;  // a stream that was destroyed has done its work
+  });
 }
 
 API(cuEventElapsedTime, float* ms, CUevent from, CUevent to) {

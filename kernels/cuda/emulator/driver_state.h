@@ -107,10 +107,12 @@ struct opening {
 // The handles of the API.
 struct CUstream_st {
   std::deque<std::function<CUresult()>> work;
+  long enqueued = 0, done = 0;  // works so far
 };
 
 struct CUevent_st {
   CUstream_st* on = nullptr;  // where it was recorded last
+  long behind = 0;            // after so many works of that stream
   bool done = false;          // whether that stream has come to it
   std::chrono::steady_clock::time_point at;
 };
@@ -159,7 +161,9 @@ struct CUctx_st {
     --h;
     return at + n <= h->first + h->second;
   }
-  CUresult finish(CUstream_st* s);
+  // finish does a stream's work, the first so many ever, and what it waits for on other streams, and nothing else.
+  CUresult finish(CUstream_st* s) { return finish(s, s->enqueued); }
+  CUresult finish(CUstream_st* s, long works);
 };
 
 namespace driver {
