@@ -36,9 +36,10 @@ type device struct {
 	modules    []cu.Module
 	functions  [kernelCount]cu.Function
 
-	queue []call
-	last  string // the last operation that the driver got since the last wait
-	err   error
+	queue  []call
+	graphs *graphs
+	last   string // the last operation that the driver got since the last wait
+	err    error
 
 	pool    *pool
 	scratch [scratchCount]scratch
@@ -53,8 +54,8 @@ type device struct {
 }
 
 // open makes a device of the GPU that the driver gives this number.
-func open(i int, precision string) (_ *device, err error) {
-	d := &device{queue: make([]call, 0, queueLen), pool: newPool()}
+func open(i int, cfg kernels.Config) (_ *device, err error) {
+	d := &device{queue: make([]call, 0, queueLen), graphs: newGraphs(cfg.Logger), pool: newPool()}
 	d.shapes = kernels.Shapes{Owner: d}
 	if d.ordinal, err = cu.GetDevice(i); err != nil {
 		return nil, fmt.Errorf("GPU %d: %w", i, described(err))
@@ -67,7 +68,7 @@ func open(i int, precision string) (_ *device, err error) {
 		return nil, fmt.Errorf("GPU %d: %w", i, described(err))
 	}
 	d.name = fmt.Sprintf("cuda %s, GPU %d", model, i)
-	if err = d.classify(precision); err != nil {
+	if err = d.classify(cfg.Precision); err != nil {
 		return nil, fmt.Errorf("%s: %w", d.name, described(err))
 	}
 	if d.ctx, err = d.ordinal.RetainPrimaryCtx(); err != nil {
@@ -134,7 +135,7 @@ func (d *device) prepare() (err error) {
 }
 
 // handle is the driver's handle in x, which has nothing else in it.
-func handle[T cu.Function | cu.Stream](x T) unsafe.Pointer {
+func handle[T cu.Function | cu.Stream | cu.CUContext](x T) unsafe.Pointer {
 	return *(*unsafe.Pointer)(unsafe.Pointer(&x))
 }
 
@@ -186,6 +187,7 @@ func (d *device) Close() error {
 	for _, f := range d.fetches {
 		keep(f.destroy())
 	}
+	keep(d.graphs.close())
 	for _, m := range d.imports {
 		keep(m.close())
 	}

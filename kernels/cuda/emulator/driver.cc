@@ -169,6 +169,7 @@ API(cuDevicePrimaryCtxRelease, CUdevice gpu) {
   if (!c->second.memories.empty() && !c->second.broken && !lost.count(gpu)) {
     refuse(CUDA_ERROR_INVALID_VALUE, "%zu pieces of memory were not freed", c->second.memories.size());
   }
+  if (!c->second.graphs.empty() || !c->second.executables.empty()) refuse(CUDA_ERROR_INVALID_VALUE, "graphs were not destroyed");
   if (!c->second.opened.empty()) refuse(CUDA_ERROR_INVALID_VALUE, "%zu pieces of other processes' memory were not closed", c->second.opened.size());
   contexts.erase(c);
   return CUDA_SUCCESS;
@@ -312,38 +313,48 @@ API(cuFuncSetAttribute, CUfunction f, CUfunction_attribute a, int value) {
   return CUDA_SUCCESS;
 }
 
-API(cuLaunchKernel, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, CUstream s,
-    void** params, void** extra) {
-  IN_CONTEXT;
-  const emulated_kernel* k = f->kernel;
-  const size_t threads = size_t(bx) * by * bz;
-  if (!threads || threads > driver::max_threads || threads > k->threads) {
-    return refuse(CUDA_ERROR_INVALID_VALUE, "%s: a block of %u·%u·%u threads, at most %u fit", k->name, bx, by, bz, k->threads);
+CUresult driver::prepare(launch& l, void** params, void** extra) {
+  const emulated_kernel* k = l.f->kernel;
+  const unsigned *g = l.grid, *b = l.block;
+  const size_t threads = size_t(b[0]) * b[1] * b[2];
+  if (!threads || threads > max_threads || threads > k->threads) {
+    return refuse(CUDA_ERROR_INVALID_VALUE, "%s: a block of %u·%u·%u threads, at most %u fit", k->name, b[0], b[1], b[2], k->threads);
   }
-  if (!gx || !gy || !gz || gx > 0x7fffffff || gy > driver::max_grid_yz || gz > driver::max_grid_yz) {
-    return refuse(CUDA_ERROR_INVALID_VALUE, "%s: a grid of %u·%u·%u blocks", k->name, gx, gy, gz);
+  if (!g[0] || !g[1] || !g[2] || g[0] > 0x7fffffff || g[1] > max_grid_yz || g[2] > max_grid_yz) {
+    return refuse(CUDA_ERROR_INVALID_VALUE, "%s: a grid of %u·%u·%u blocks", k->name, g[0], g[1], g[2]);
   }
-  if (shared > f->shared_limit) return refuse(CUDA_ERROR_INVALID_VALUE, "%s: %u bytes of shared memory, at most %u were asked for", k->name, shared, f->shared_limit);
+  if (l.shared > l.f->shared_limit) return refuse(CUDA_ERROR_INVALID_VALUE, "%s: %u bytes of shared memory, at most %u were asked for", k->name, l.shared, l.f->shared_limit);
   if (extra || (k->params && !params)) return refuse(CUDA_ERROR_INVALID_VALUE, "%s: no parameters", k->name);
-  const long launch = ++c->launches;
-  if (asked().lose.is(c->gpu, launch)) {
+  l.values.clear();
+  for (int i = 0; i < k->params; i++) {
+    const char* p = static_cast<const char*>(params[i]);
+    l.values.emplace_back(p, p + k->sizes[i]);
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult driver::start(CUcontext c, CUstream s, const launch& l) {
+  const long number = ++c->launches;
+  if (asked().lose.is(c->gpu, number)) {
     lost.insert(c->gpu);
     return CUDA_ERROR_DEVICE_UNAVAILABLE;
   }
-  const bool fails = asked().fail.is(c->gpu, launch);
-  std::vector<std::vector<char>> values;  // a launch has its parameters by value
-  for (int i = 0; i < k->params; i++) {
-    const char* p = static_cast<const char*>(params[i]);
-    values.emplace_back(p, p + k->sizes[i]);
-  }
+  const bool fails = asked().fail.is(c->gpu, number);
   return add(c, s, "cuLaunchKernel", [=]() mutable {
     if (fails) return CUDA_ERROR_LAUNCH_FAILED;
     std::vector<void*> args;
-    for (auto& v : values) args.push_back(v.data());
-    const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
-    if (const char* mistake = k->launch(args.data(), grid, block, shared)) return refuse(CUDA_ERROR_ILLEGAL_ADDRESS, "%s", mistake);
+    for (auto& v : l.values) args.push_back(const_cast<char*>(v.data()));
+    if (const char* mistake = l.f->kernel->launch(args.data(), l.grid, l.block, l.shared)) return refuse(CUDA_ERROR_ILLEGAL_ADDRESS, "%s", mistake);
     return CUDA_SUCCESS;
   });
+}
+
+API(cuLaunchKernel, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, CUstream s,
+    void** params, void** extra) {
+  IN_CONTEXT;
+  driver::launch l = {f, {gx, gy, gz}, {bx, by, bz}, shared, {}};
+  if (CUresult bad = driver::prepare(l, params, extra)) return bad;
+  return driver::start(c, s, l);
 }
 
 // ---- events
