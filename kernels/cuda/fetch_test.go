@@ -93,11 +93,14 @@ func TestFetchKeepsMemory(t *testing.T) {
 	}
 	require.NoError(t, waited(wait))
 	require.Equal(t, counted(n), dst)
+	var others []kernels.Buffer // kept, so that none of them is given again
 	require.Eventually(t, func() bool {
 		collect()
 		other, err := d.Alloc(n)
+		others = append(others, other)
 		return err == nil && address(other) == at
 	}, time.Minute, time.Millisecond, "it comes back after that")
+	runtime.KeepAlive(others)
 }
 
 // TestFetchThatFails: the failure comes out of the wait and sticks to the device.

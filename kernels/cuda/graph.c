@@ -31,10 +31,10 @@ int farandole_graph_zeros(struct farandole_graph *g, void **node, void *ctx, uin
 	return added(g, node, cuGraphAddMemsetNode((CUgraphNode *)node, g->graph, behind(g), g->last != NULL, &p, ctx));
 }
 
-int farandole_graph_copy(struct farandole_graph *g, void **node, void *ctx, struct farandole_place to, struct farandole_place from, uint64_t bytes) {
+int farandole_graph_copy(struct farandole_graph *g, void **node, void *ctx, void *host_to, uint64_t to, void *host_from, uint64_t from, uint64_t bytes) {
 	CUDA_MEMCPY3D p = {
-		.srcMemoryType = from.host != NULL ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE, .srcHost = from.host, .srcDevice = from.device,
-		.dstMemoryType = to.host != NULL ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE, .dstHost = to.host, .dstDevice = to.device,
+		.srcMemoryType = host_from != NULL ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE, .srcHost = host_from, .srcDevice = from,
+		.dstMemoryType = host_to != NULL ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE, .dstHost = host_to, .dstDevice = to,
 		.WidthInBytes = bytes, .Height = 1, .Depth = 1};
 	if (g->exec != NULL) return cuGraphExecMemcpyNodeSetParams(g->exec, *node, &p, ctx);
 	return added(g, node, cuGraphAddMemcpyNode((CUgraphNode *)node, g->graph, behind(g), g->last != NULL, &p, ctx));

@@ -161,19 +161,17 @@ func (d *device) update(g *graph) error {
 func (d *device) node(g *graph, i int) error {
 	c, node, ctx := &g.calls[i], &g.nodes[i], handle(d.ctx)
 	a := &c.args
-	on := func(at uint64) C.struct_farandole_place { return C.struct_farandole_place{device: C.uint64_t(at)} }
-	host := C.struct_farandole_place{host: c.host}
 	switch c.action {
 	case launchKernel:
 		return driverError(C.farandole_graph_kernel(&g.c, node, handle(d.functions[c.kernel]), c.grid.c(), c.block.c(), C.uint(c.shared), (*C.uint64_t)(&a[0]), C.int(c.n)))
 	case fillZeros:
 		return driverError(C.farandole_graph_zeros(&g.c, node, ctx, C.uint64_t(a[0]), C.uint64_t(a[1])))
 	case copyOn:
-		return driverError(C.farandole_graph_copy(&g.c, node, ctx, on(a[0]), on(a[1]), C.uint64_t(a[2])))
+		return driverError(C.farandole_graph_copy(&g.c, node, ctx, nil, C.uint64_t(a[0]), nil, C.uint64_t(a[1]), C.uint64_t(a[2])))
 	case copyIn:
-		return driverError(C.farandole_graph_copy(&g.c, node, ctx, on(a[0]), host, C.uint64_t(a[1])))
+		return driverError(C.farandole_graph_copy(&g.c, node, ctx, nil, C.uint64_t(a[0]), c.host, 0, C.uint64_t(a[1])))
 	default:
-		return driverError(C.farandole_graph_copy(&g.c, node, ctx, host, on(a[0]), C.uint64_t(a[1])))
+		return driverError(C.farandole_graph_copy(&g.c, node, ctx, c.host, 0, nil, C.uint64_t(a[0]), C.uint64_t(a[1])))
 	}
 }
 
