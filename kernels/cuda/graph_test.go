@@ -13,9 +13,13 @@ import (
 	"github.com/farandole-ml/farandole/kernels/nn"
 )
 
-// trained gives the weights after a few steps with other tokens and another learning rate each. between, if any, runs after each step.
-func trained(t *testing.T, d *device, between func()) []float32 {
+// trained gives the weights after a few steps with other tokens, another scale of the loss and another learning rate each; and values that
+// a sequence of updates made.
+func trained(t *testing.T, d *device) []float32 {
 	t.Helper()
+	x, err := d.Alloc(5)
+	require.NoError(t, err)
+	g, m, v := uploaded(t, d, 1, -2, 3, -4, 5), uploaded(t, d, 0, 0, 0, 0, 0), uploaded(t, d, 0, 0, 0, 0, 0)
 	model, err := nn.NewGPT(d, nn.GPTConfig{Vocab: 50, Context: 8, Layers: 2, Heads: 2, Width: 32})
 	require.NoError(t, err)
 	model.Init(3)
@@ -24,19 +28,22 @@ func trained(t *testing.T, d *device, between func()) []float32 {
 	for step := range 8 {
 		d.Zero(model.GradBuffer())
 		for shard := range 2 {
-			require.NoError(t, model.Forward(model.RandomBatch(2, 8, uint64(10*step+shard)), 1))
+			require.NoError(t, model.Forward(model.RandomBatch(2, 8, uint64(10*step+shard)), 1/float32(step+2)))
 			model.Backward()
 			_, err := model.Loss()
 			require.NoError(t, err)
 		}
 		_, err := optim.Update(int64(step + 1))
 		require.NoError(t, err)
-		if between != nil {
-			between()
+		for range graphLeast {
+			d.AdamW(x, g, m, v, 1, kernels.AdamW{LR: 1 / float32(step+1), Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Step: int64(step + 1)})
 		}
+		require.NoError(t, d.Sync())
 	}
-	weights := make([]float32, model.ParamBuffer().Len())
-	require.NoError(t, d.Download(weights, model.ParamBuffer()))
+	n := model.ParamBuffer().Len()
+	weights := make([]float32, n+x.Len())
+	require.NoError(t, d.Download(weights[:n], model.ParamBuffer()))
+	require.NoError(t, d.Download(weights[n:], x))
 	return weights
 }
 
@@ -57,16 +64,16 @@ func withoutGraphs(t *testing.T, variable, value string) *device {
 
 func TestGraphsGiveTheSameBits(t *testing.T) {
 	off := withoutGraphs(t, "FARANDOLE_CUDA_GRAPHS", "0")
-	want := trained(t, off, nil)
+	want := trained(t, off)
 	require.Zero(t, off.graphs.made())
 	off = withoutGraphs(t, "CUDA_LAUNCH_BLOCKING", "1")
 	t.Setenv("FARANDOLE_CUDA_GRAPHS", "")
-	require.Equal(t, want, trained(t, off, nil))
+	require.Equal(t, want, trained(t, off))
 	require.Zero(t, off.graphs.made())
 
 	t.Setenv("CUDA_LAUNCH_BLOCKING", "")
 	d := newDevice(t)
-	require.Equal(t, want, trained(t, d, nil))
+	require.Equal(t, want, trained(t, d))
 	require.GreaterOrEqual(t, d.graphs.made(), 2, "a shard's and the update's")
 }
 
@@ -75,10 +82,10 @@ func TestLazyGraphsGiveTheSameBits(t *testing.T) {
 	if !emulated(t, "LAZY=1") {
 		return
 	}
-	want := trained(t, withoutGraphs(t, "FARANDOLE_CUDA_GRAPHS", "0"), nil)
+	want := trained(t, withoutGraphs(t, "FARANDOLE_CUDA_GRAPHS", "0"))
 	t.Setenv("FARANDOLE_CUDA_GRAPHS", "")
 	d := newDevice(t)
-	require.Equal(t, want, trained(t, d, nil))
+	require.Equal(t, want, trained(t, d))
 
 	x := uploaded(t, d, 1)
 	for i := range 6 { // one launch after the other, with no wait
@@ -157,14 +164,14 @@ func TestNoGraphs(t *testing.T) {
 	if !emulated(t, "GRAPHS=0") {
 		return
 	}
-	want := trained(t, withoutGraphs(t, "FARANDOLE_CUDA_GRAPHS", "0"), nil)
+	want := trained(t, withoutGraphs(t, "FARANDOLE_CUDA_GRAPHS", "0"))
 	t.Setenv("FARANDOLE_CUDA_GRAPHS", "")
 	var log strings.Builder
 	opened, err := kernels.Open("cuda", kernels.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, err)
 	d := opened.(*device)
 	defer func() { require.NoError(t, d.Close()) }()
-	require.Equal(t, want, trained(t, d, nil))
+	require.Equal(t, want, trained(t, d))
 	require.Equal(t, 1, strings.Count(log.String(), "the driver makes no CUDA graph"), log.String())
 }
 
