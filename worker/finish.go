@@ -234,6 +234,9 @@ func (s *Session) fail(err error) {
 			f.HoldsState, f.HoldsReduced = false, false
 		}
 	})
+	if s.cur != nil {
+		s.cur.join()
+	}
 	s.cur = nil
 	switch {
 	case errors.As(err, &over): // the job's end, not this program's failure

@@ -10,7 +10,7 @@ import (
 // what it registers is a copy, and the runtime says when one side is to be brought up to date with the other. The session's
 // goroutine calls it.
 //
-// One that is a Resident too may keep its gradients on the device.
+// One that is a Resident too may keep its gradients on the device; one that is a Fetcher brings them over while backward runs.
 //
 // An error of a device, a *kernels.DeviceError, ends this worker alone; the others go on without it.
 type Mirror interface {

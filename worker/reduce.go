@@ -72,6 +72,10 @@ func (s *Session) Ready(first int) {
 	if first < 0 || first >= len(s.params) {
 		panic(fmt.Sprintf("worker: Ready(%d) with %d parameters", first, len(s.params)))
 	}
+	if from, ok := s.mirror.of.(Fetcher); ok {
+		s.fetch(c, from, first)
+		return
+	}
 	// The last bucket has the loss.
 	for c.started < len(s.vec.buckets)-1 && s.vec.buckets[c.started].hi <= s.vec.ends[first] {
 		c.sum.put(s.params, s.vec.buckets[c.started].hi)
@@ -129,6 +133,7 @@ func (s *Session) startReduction(c *step, b bucket) {
 
 // await waits for all reductions of the step that began, and gives the first error.
 func (c *step) await() error {
+	c.join()
 	var err error
 	for _, h := range c.handles {
 		if e := h.Wait(); err == nil {

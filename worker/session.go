@@ -83,7 +83,8 @@ type step struct {
 	sum     *accumulation // nil for lag
 	started int           // buckets whose reduction has begun
 	handles []*collective.Handle
-	reduced bool // the sum is there: the position is busy until Commit
+	feed    *feed // has the sum, started and handles until it is joined; nil when there is none
+	reduced bool  // the sum is there: the position is busy until Commit
 }
 
 // Join makes a session of cfg, for as long as ctx lives. It checks cfg and starts nothing: register with Plan, Param
@@ -224,6 +225,7 @@ func (s *Session) drop() {
 	}
 	c := s.cur
 	s.cur = nil
+	c.join()
 	if len(c.handles) > 0 { // the others wait for the rest of them
 		if err := s.mend(c.gen, fmt.Errorf("step %d was dropped while it was reduced", c.number)); err != nil {
 			s.fail(err)
@@ -279,6 +281,7 @@ func (s *Session) Add(shard elastic.Shard, loss float64) {
 	if c == nil || c.sum == nil {
 		panic("worker: Add without a step: call Next first")
 	}
+	c.join()
 	nan := s.strike(PointGradients, c.number, c.gen.rank)
 	if c.gen.ctx.Err() != nil {
 		return // the step is dropped already

@@ -39,6 +39,7 @@ type linear struct {
 
 	shared  *sharedDevice // has the gradients; nil: copies, if there are any
 	copies  *copies       // what is registered is a copy, as with a GPU; nil: the memory itself
+	fetch   *fetching     // the copies, as a Fetcher; nil: they are none
 	parts   int           // w is registered as so many parameters; 0: one
 	overlap bool
 	middle  func(ctx context.Context, s elastic.Shard) error // called between two Readys
@@ -77,6 +78,8 @@ func (l *linear) Setup(_ context.Context, s *Session) error {
 	switch {
 	case l.shared != nil:
 		s.Mirror(&residentCopies{copies: l.copies, on: l.shared})
+	case l.fetch != nil:
+		s.Mirror(l.fetch)
 	case l.copies != nil:
 		s.Mirror(l.copies)
 	}

@@ -329,7 +329,7 @@ func BenchmarkLaunch(b *testing.B) {
 	b.Run("host", func(b *testing.B) {
 		g := newGPUBench(b)
 		x := g.noise(1)
-		n := 8 * queueLen // fewer than a stream takes before it makes the host wait
+		n := 512 // fewer than a stream takes before it makes the host wait
 		if *tiny {
 			n = 1
 		}

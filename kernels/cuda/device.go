@@ -20,7 +20,8 @@ import (
 //go:embed ptx/*.ptx
 var ptx embed.FS
 
-// device is one GPU. Operations go to a queue, in batches to the driver, and there to one stream, which does them in order.
+// device is one GPU. Operations go to a queue, in batches to the driver, and there to one stream, which does them in order. A second stream
+// has what is fetched beside them.
 // After the first error, which Sync and Download tell, nothing is done any more.
 type device struct {
 	shapes     kernels.Shapes
@@ -31,12 +32,14 @@ type device struct {
 	processors int // multiprocessors
 	ctx        cu.CUContext
 	stream     cu.Stream
+	aside      cu.Stream // of fetches
 	modules    []cu.Module
 	functions  [kernelCount]cu.Function
 
-	queue []call
-	last  string // the last operation that the driver got since the last wait
-	err   error
+	queue  []call
+	graphs *graphs
+	last   string // the last operation that the driver got since the last wait
+	err    error
 
 	pool    *pool
 	scratch [scratchCount]scratch
@@ -44,14 +47,15 @@ type device struct {
 	staged  int       // of it in use until the next wait
 	hosts   []hostMemory
 	imports []imported
+	fetches []*fetch // all that there are, under way or to be used again
 	closed  bool
 
 	monitor monitor
 }
 
 // open makes a device of the GPU that the driver gives this number.
-func open(i int, precision string) (_ *device, err error) {
-	d := &device{queue: make([]call, 0, queueLen), pool: newPool()}
+func open(i int, cfg kernels.Config) (_ *device, err error) {
+	d := &device{queue: make([]call, 0, queueLen), graphs: newGraphs(cfg.Logger), pool: newPool()}
 	d.shapes = kernels.Shapes{Owner: d}
 	if d.ordinal, err = cu.GetDevice(i); err != nil {
 		return nil, fmt.Errorf("GPU %d: %w", i, described(err))
@@ -64,7 +68,7 @@ func open(i int, precision string) (_ *device, err error) {
 		return nil, fmt.Errorf("GPU %d: %w", i, described(err))
 	}
 	d.name = fmt.Sprintf("cuda %s, GPU %d", model, i)
-	if err = d.classify(precision); err != nil {
+	if err = d.classify(cfg.Precision); err != nil {
 		return nil, fmt.Errorf("%s: %w", d.name, described(err))
 	}
 	if d.ctx, err = d.ordinal.RetainPrimaryCtx(); err != nil {
@@ -93,9 +97,12 @@ func (d *device) classify(precision string) error {
 	return err
 }
 
-// prepare makes the stream, has the driver compile the kernels for this GPU, and registers the memory that copies pass through.
+// prepare makes the streams, has the driver compile the kernels for this GPU, and registers the memory that copies pass through.
 func (d *device) prepare() (err error) {
 	if d.stream, err = cu.MakeStream(cu.NonBlocking); err != nil {
+		return described(err)
+	}
+	if d.aside, err = cu.MakeStream(cu.NonBlocking); err != nil {
 		return described(err)
 	}
 	files, err := fs.Glob(ptx, "ptx/*.ptx")
@@ -128,7 +135,7 @@ func (d *device) prepare() (err error) {
 }
 
 // handle is the driver's handle in x, which has nothing else in it.
-func handle[T cu.Function | cu.Stream](x T) unsafe.Pointer {
+func handle[T cu.Function | cu.Stream | cu.CUContext](x T) unsafe.Pointer {
 	return *(*unsafe.Pointer)(unsafe.Pointer(&x))
 }
 
@@ -174,6 +181,13 @@ func (d *device) Close() error {
 			err = e
 		}
 	}
+	if len(d.fetches) > 0 {
+		keep(d.aside.Synchronize()) // nobody waited, and the memory goes
+	}
+	for _, f := range d.fetches {
+		keep(f.destroy())
+	}
+	keep(d.graphs.close())
 	for _, m := range d.imports {
 		keep(m.close())
 	}
@@ -184,8 +198,10 @@ func (d *device) Close() error {
 	for _, m := range d.modules {
 		keep(m.Unload())
 	}
-	if d.stream != cu.NoStream {
-		keep(d.stream.Destroy())
+	for _, s := range []*cu.Stream{&d.stream, &d.aside} {
+		if *s != cu.NoStream {
+			keep(s.Destroy())
+		}
 	}
 	keep(d.ordinal.ReleasePrimaryCtx())
 	broken := d.err != nil // a GPU that failed frees nothing one by one: its context goes with the process

@@ -37,4 +37,19 @@ struct farandole_dim {
 };
 int farandole_launch(void *function, struct farandole_dim grid, struct farandole_dim block, unsigned shared, void *stream, uint64_t *args, int n);
 
+// A chain of calls that is launched as one. A graph begins as zeros and with farandole_graph_begin; calls are added in their order, which sets *node;
+// farandole_graph_end makes it one that can be launched. After that the same calls change what the node does in launches to come: other addresses
+// and parameters of the same kernel with the same grid, other memory for as many bytes. A copy is to or from the
+// device where the host's address is NULL. farandole_graph_drop may be called at any time, also while a launch runs.
+struct farandole_graph {
+	void *graph, *exec, *last;
+};
+int farandole_graph_begin(struct farandole_graph *g);
+int farandole_graph_kernel(struct farandole_graph *g, void **node, void *function, struct farandole_dim grid, struct farandole_dim block, unsigned shared, uint64_t *args, int n);
+int farandole_graph_zeros(struct farandole_graph *g, void **node, void *ctx, uint64_t at, uint64_t values);
+int farandole_graph_copy(struct farandole_graph *g, void **node, void *ctx, void *host_to, uint64_t to, void *host_from, uint64_t from, uint64_t bytes);
+int farandole_graph_end(struct farandole_graph *g);
+int farandole_graph_launch(struct farandole_graph *g, void *stream);
+int farandole_graph_drop(struct farandole_graph *g);
+
 #endif

@@ -113,7 +113,7 @@ type returned struct {
 }
 
 // pool keeps memory for the next who wants as much. Work of one stream is done in order, so that memory may have another
-// use as soon as nobody will enqueue work on it for the first.
+// use as soon as nobody will enqueue work on it for the first. A fetch, on the other stream, refers to its memory until it is done.
 type pool struct {
 	mu   sync.Mutex // guards all: memory comes back on the runtime's own goroutine
 	free map[int64][]cu.DevicePtr

@@ -43,7 +43,7 @@ func (driverGPUs) Open(cfg kernels.Config) (kernels.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	return firstOf(cfg.LocalRank, n, func(i int) (*device, error) { return open(i, cfg.Precision) }, cfg.Logger)
+	return firstOf(cfg.LocalRank, n, func(i int) (*device, error) { return open(i, cfg) }, cfg.Logger)
 }
 
 // firstOf opens GPU rank, or the first after it that opens.

@@ -8,7 +8,10 @@ import (
 	"github.com/farandole-ml/farandole/worker"
 )
 
-var _ worker.Resident = (*mirror)(nil)
+var (
+	_ worker.Resident = (*mirror)(nil)
+	_ worker.Fetcher  = (*mirror)(nil)
+)
 
 // mirror is a worker.Resident: host memory laid out as a model's and its optimizer's buffers are, so that copies are single
 // passes over long runs.
@@ -62,6 +65,28 @@ func (m *mirror) PullGradients(first, end int) error {
 		m.dev.Zero(part)
 	}
 	return nil
+}
+
+// FetchGradients has the device copy while it computes, if it can.
+func (m *mirror) FetchGradients(first, end int) (wait func() error, err error) {
+	fetcher, ok := m.dev.(kernels.Fetcher)
+	if !ok {
+		return func() error { return nil }, m.PullGradients(first, end)
+	}
+	m.runs = joined(m.runs[:0], m.spans[first:end])
+	var waits []func() error
+	for _, r := range m.runs {
+		waits = append(waits, fetcher.Fetch(m.grads.host[r.lo:r.hi], m.grads.device.Slice(r.lo, r.hi-r.lo)))
+	}
+	return func() error {
+		var err error
+		for _, wait := range waits {
+			if e := wait(); err == nil {
+				err = e
+			}
+		}
+		return err
+	}, nil
 }
 
 // joined appends spans to runs in rising order, neighbours as one.

@@ -41,6 +41,7 @@ func plan(o options) []part {
 		{name: "memory", gpu: true, limit: 60 * time.Second, least: 5 * time.Second, do: benchmarks("f32", "^(BenchmarkCopy|BenchmarkMemory)$")},
 		{name: "step-f32-b4", gpu: true, limit: 40 * time.Second, least: 10 * time.Second, do: steps("f32", s.small)},
 		{name: "step-bf16-b32", gpu: true, limit: 60 * time.Second, least: 10 * time.Second, do: steps("bf16", s.large)},
+		{name: "step-bf16-b32-no-graphs", gpu: true, limit: 40 * time.Second, least: 10 * time.Second, do: steps("bf16", s.large, noGraphs)},
 		{name: "pytorch-compile", gpu: true, limit: 120 * time.Second, least: 40 * time.Second, do: torch("bf16", true, s.large)},
 		{name: "products-f32", gpu: true, limit: 60 * time.Second, least: 5 * time.Second, do: benchmarks("f32", "^BenchmarkProduct$")},
 		{name: "products-bf16", gpu: true, limit: 60 * time.Second, least: 5 * time.Second, do: benchmarks("bf16", "^BenchmarkProduct$")},
@@ -304,10 +305,16 @@ func benchmarks(precision, pattern string) func(context.Context, *bench, *report
 	}
 }
 
-// steps times whole steps.
-func steps(precision string, size batch) func(context.Context, *bench, *report) result {
+// noGraphs has the device launch call by call, for comparison.
+const noGraphs = "FARANDOLE_CUDA_GRAPHS=0"
+
+// steps times whole steps, with settings of the environment, NAME=VALUE, which their names say.
+func steps(precision string, size batch, settings ...string) func(context.Context, *bench, *report) result {
 	return func(ctx context.Context, b *bench, r *report) result {
 		s := sizesOf(b.options)
+		env := b.env
+		defer func() { b.env = env }()
+		b.env = append(slices.Clip(env), settings...)
 		e := b.run(ctx, timeLeft(ctx), b.program("farandole"), "bench", "step", "--device", "cuda", "--precision", precision, "--model", s.model,
 			"--batch", strconv.Itoa(size.rows), "--seq", strconv.Itoa(size.seq), "--iters", strconv.Itoa(s.iterations), "--warmup", "2", "-o", "json")
 		var rep struct {
@@ -326,7 +333,7 @@ func steps(precision string, size batch) func(context.Context, *bench, *report) 
 		for phase, ms := range rep.Phases {
 			figures[phase+" ms"] = ms
 		}
-		r.add("", map[string]map[string]float64{stepName(precision, size): figures})
+		r.add("", map[string]map[string]float64{strings.Join(append([]string{stepName(precision, size)}, settings...), ", "): figures})
 		return pass("%.1f ms a step, %.0f tokens/s", rep.MS, rep.Tokens)
 	}
 }

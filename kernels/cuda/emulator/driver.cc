@@ -34,6 +34,7 @@ bool is_gpu(int gpu) { return gpu >= 0 && gpu < asked().gpus; }
 CUresult add(CUcontext c, CUstream s, const char* call, std::function<CUresult()> work) {
   if (!driver::own(c->streams, s)) return refuse(CUDA_ERROR_INVALID_HANDLE, "%s on what is no stream of this context", call);
   s->work.push_back(std::move(work));
+  s->enqueued++;
   return asked().lazy ? CUDA_SUCCESS : c->finish(s);
 }
 
@@ -57,14 +58,18 @@ CUresult driver::usable(CUcontext c, const char* call) {
   return c->broken;
 }
 
-// finish does a stream's work and looks at the guards of all memory.
-CUresult CUctx_st::finish(CUstream_st* s) {
-  while (!s->work.empty() && broken == CUDA_SUCCESS) {
+// It looks at the guards of all memory.
+CUresult CUctx_st::finish(CUstream_st* s, long works) {
+  while (s->done < works && broken == CUDA_SUCCESS) {
     const auto work = std::move(s->work.front());
     s->work.pop_front();
+    s->done++;
     broken = work();
   }
-  s->work.clear();
+  if (broken != CUDA_SUCCESS) {
+    s->done += static_cast<long>(s->work.size());
+    s->work.clear();
+  }
   for (const auto& m : memories) {
     if (broken == CUDA_SUCCESS && !m.second.intact()) {
       broken = refuse(CUDA_ERROR_ILLEGAL_ADDRESS, "something wrote before or behind %zu bytes at %#llx", m.second.bytes, m.first);
@@ -164,6 +169,7 @@ API(cuDevicePrimaryCtxRelease, CUdevice gpu) {
   if (!c->second.memories.empty() && !c->second.broken && !lost.count(gpu)) {
     refuse(CUDA_ERROR_INVALID_VALUE, "%zu pieces of memory were not freed", c->second.memories.size());
   }
+  if (!c->second.graphs.empty() || !c->second.executables.empty()) refuse(CUDA_ERROR_INVALID_VALUE, "graphs were not destroyed");
   if (!c->second.opened.empty()) refuse(CUDA_ERROR_INVALID_VALUE, "%zu pieces of other processes' memory were not closed", c->second.opened.size());
   contexts.erase(c);
   return CUDA_SUCCESS;
@@ -307,38 +313,48 @@ API(cuFuncSetAttribute, CUfunction f, CUfunction_attribute a, int value) {
   return CUDA_SUCCESS;
 }
 
-API(cuLaunchKernel, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, CUstream s,
-    void** params, void** extra) {
-  IN_CONTEXT;
-  const emulated_kernel* k = f->kernel;
-  const size_t threads = size_t(bx) * by * bz;
-  if (!threads || threads > driver::max_threads || threads > k->threads) {
-    return refuse(CUDA_ERROR_INVALID_VALUE, "%s: a block of %u·%u·%u threads, at most %u fit", k->name, bx, by, bz, k->threads);
+CUresult driver::prepare(launch& l, void** params, void** extra) {
+  const emulated_kernel* k = l.f->kernel;
+  const unsigned *g = l.grid, *b = l.block;
+  const size_t threads = size_t(b[0]) * b[1] * b[2];
+  if (!threads || threads > max_threads || threads > k->threads) {
+    return refuse(CUDA_ERROR_INVALID_VALUE, "%s: a block of %u·%u·%u threads, at most %u fit", k->name, b[0], b[1], b[2], k->threads);
   }
-  if (!gx || !gy || !gz || gx > 0x7fffffff || gy > driver::max_grid_yz || gz > driver::max_grid_yz) {
-    return refuse(CUDA_ERROR_INVALID_VALUE, "%s: a grid of %u·%u·%u blocks", k->name, gx, gy, gz);
+  if (!g[0] || !g[1] || !g[2] || g[0] > 0x7fffffff || g[1] > max_grid_yz || g[2] > max_grid_yz) {
+    return refuse(CUDA_ERROR_INVALID_VALUE, "%s: a grid of %u·%u·%u blocks", k->name, g[0], g[1], g[2]);
   }
-  if (shared > f->shared_limit) return refuse(CUDA_ERROR_INVALID_VALUE, "%s: %u bytes of shared memory, at most %u were asked for", k->name, shared, f->shared_limit);
+  if (l.shared > l.f->shared_limit) return refuse(CUDA_ERROR_INVALID_VALUE, "%s: %u bytes of shared memory, at most %u were asked for", k->name, l.shared, l.f->shared_limit);
   if (extra || (k->params && !params)) return refuse(CUDA_ERROR_INVALID_VALUE, "%s: no parameters", k->name);
-  const long launch = ++c->launches;
-  if (asked().lose.is(c->gpu, launch)) {
+  l.values.clear();
+  for (int i = 0; i < k->params; i++) {
+    const char* p = static_cast<const char*>(params[i]);
+    l.values.emplace_back(p, p + k->sizes[i]);
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult driver::start(CUcontext c, CUstream s, const launch& l) {
+  const long number = ++c->launches;
+  if (asked().lose.is(c->gpu, number)) {
     lost.insert(c->gpu);
     return CUDA_ERROR_DEVICE_UNAVAILABLE;
   }
-  const bool fails = asked().fail.is(c->gpu, launch);
-  std::vector<std::vector<char>> values;  // a launch has its parameters by value
-  for (int i = 0; i < k->params; i++) {
-    const char* p = static_cast<const char*>(params[i]);
-    values.emplace_back(p, p + k->sizes[i]);
-  }
+  const bool fails = asked().fail.is(c->gpu, number);
   return add(c, s, "cuLaunchKernel", [=]() mutable {
     if (fails) return CUDA_ERROR_LAUNCH_FAILED;
     std::vector<void*> args;
-    for (auto& v : values) args.push_back(v.data());
-    const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
-    if (const char* mistake = k->launch(args.data(), grid, block, shared)) return refuse(CUDA_ERROR_ILLEGAL_ADDRESS, "%s", mistake);
+    for (auto& v : l.values) args.push_back(const_cast<char*>(v.data()));
+    if (const char* mistake = l.f->kernel->launch(args.data(), l.grid, l.block, l.shared)) return refuse(CUDA_ERROR_ILLEGAL_ADDRESS, "%s", mistake);
     return CUDA_SUCCESS;
   });
+}
+
+API(cuLaunchKernel, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, CUstream s,
+    void** params, void** extra) {
+  IN_CONTEXT;
+  driver::launch l = {f, {gx, gy, gz}, {bx, by, bz}, shared, {}};
+  if (CUresult bad = driver::prepare(l, params, extra)) return bad;
+  return driver::start(c, s, l);
 }
 
 // ---- events
@@ -360,7 +376,9 @@ API(cuEventDestroy, CUevent e) {
 API(cuEventRecord, CUevent e, CUstream s) {
   IN_CONTEXT;
   if (!driver::own(c->events, e)) return refuse(CUDA_ERROR_INVALID_HANDLE, "cuEventRecord of what is no event");
+  if (!driver::own(c->streams, s)) return refuse(CUDA_ERROR_INVALID_HANDLE, "cuEventRecord on what is no stream of this context");
   e->on = s;
+  e->behind = s->enqueued + 1;
   e->done = false;
   return add(c, s, "cuEventRecord", [e] {
     e->at = std::chrono::steady_clock::now();
@@ -372,7 +390,15 @@ API(cuEventRecord, CUevent e, CUstream s) {
 API(cuEventSynchronize, CUevent e) {
   IN_CONTEXT;
   if (!driver::own(c->events, e) || !driver::own(c->streams, e->on)) return refuse(CUDA_ERROR_INVALID_HANDLE, "cuEventSynchronize of what is no recorded event");
-  return c->finish(e->on);
+  return c->finish(e->on, e->behind);
+}
+
+API(cuStreamWaitEvent, CUstream s, CUevent e, unsigned) {
+  IN_CONTEXT;
+  if (!driver::own(c->events, e) || !driver::own(c->streams, e->on)) return refuse(CUDA_ERROR_INVALID_HANDLE, "cuStreamWaitEvent for what is no recorded event");
+  return add(c, s, "cuStreamWaitEvent", [c, on = e->on, works = e->behind] {
+    return driver::own(c->streams, on) ? c->finish(on, works) : CUDA_SUCCESS;  // a stream that was destroyed has done its work
+  });
 }
 
 API(cuEventElapsedTime, float* ms, CUevent from, CUevent to) {

@@ -30,6 +30,7 @@ namespace driver {
 //   FARANDOLE_EMULATOR_LAZY=1       a stream does its work only when something waits for it
 //   FARANDOLE_EMULATOR_CAPABILITY=GPU:n   that GPU says that its compute capability is n, say 90, and not 80
 //   FARANDOLE_EMULATOR_ALONE=n      GPU n and the others do not reach each other's memory
+//   FARANDOLE_EMULATOR_GRAPHS=0     no graph is made executable
 //   FARANDOLE_EMULATOR_FAIL=place   that launch ends with an error, like an invalid address; the context is of no use then
 //   FARANDOLE_EMULATOR_LOSE=place   the GPU is lost at that launch: all calls for it fail from then on
 struct place {
@@ -54,7 +55,7 @@ struct settings {
   long gpus = number("FARANDOLE_EMULATOR_GPUS", 1);
   size_t memory = static_cast<size_t>(number("FARANDOLE_EMULATOR_MEMORY", 1L << 30));
   long alone = number("FARANDOLE_EMULATOR_ALONE", -1);
-  bool lazy = number("FARANDOLE_EMULATOR_LAZY", 0) != 0;
+  bool lazy = number("FARANDOLE_EMULATOR_LAZY", 0) != 0, graphs = number("FARANDOLE_EMULATOR_GRAPHS", 1) != 0;
   place fail{"FARANDOLE_EMULATOR_FAIL"}, lose{"FARANDOLE_EMULATOR_LOSE"}, other{"FARANDOLE_EMULATOR_CAPABILITY"};
 };
 
@@ -107,10 +108,12 @@ struct opening {
 // The handles of the API.
 struct CUstream_st {
   std::deque<std::function<CUresult()>> work;
+  long enqueued = 0, done = 0;  // works so far
 };
 
 struct CUevent_st {
   CUstream_st* on = nullptr;  // where it was recorded last
+  long behind = 0;            // after so many works of that stream
   bool done = false;          // whether that stream has come to it
   std::chrono::steady_clock::time_point at;
 };
@@ -124,6 +127,36 @@ struct CUmod_st {
   std::map<std::string, CUfunc_st> functions;
 };
 
+namespace driver {
+
+// What cuLaunchKernel does, with its parameters by value.
+struct launch {
+  CUfunction f;
+  unsigned grid[3], block[3], shared;
+  std::vector<std::vector<char>> values;
+};
+
+}  // namespace driver
+
+// One call of a graph, which is a chain: each comes after the one before. enqueue does to a stream what the call outside of a graph does.
+struct CUgraphNode_st {
+  char kind;  // 'k'ernel, 'm'emset, 'c'opy
+  driver::launch kernel = {};
+  CUDA_MEMSET_NODE_PARAMS memset = {};
+  CUDA_MEMCPY3D copy = {};
+  CUresult enqueue(CUcontext c, CUstream s) const;
+};
+
+struct CUgraph_st {
+  std::vector<std::unique_ptr<CUgraphNode_st>> nodes;
+};
+
+struct CUgraphExec_st {
+  CUgraph of;
+  std::map<CUgraphNode, CUgraphNode_st> nodes;  // as they are now
+  std::vector<CUgraphNode> order;
+};
+
 struct CUctx_st {
   int gpu = 0;
   int retained = 0;
@@ -133,6 +166,8 @@ struct CUctx_st {
   std::set<std::unique_ptr<CUstream_st>> streams;
   std::set<std::unique_ptr<CUevent_st>> events;
   std::set<std::unique_ptr<CUmod_st>> modules;
+  std::set<std::unique_ptr<CUgraph_st>> graphs;
+  std::set<std::unique_ptr<CUgraphExec_st>> executables;
   std::map<CUdeviceptr, driver::opening> opened;
   size_t used = 0;
   long launches = 0;
@@ -159,7 +194,9 @@ struct CUctx_st {
     --h;
     return at + n <= h->first + h->second;
   }
-  CUresult finish(CUstream_st* s);
+  // finish does a stream's work, the first so many ever, and what it waits for on other streams, and nothing else.
+  CUresult finish(CUstream_st* s) { return finish(s, s->enqueued); }
+  CUresult finish(CUstream_st* s, long works);
 };
 
 namespace driver {
@@ -192,6 +229,10 @@ extern std::recursive_mutex lock;
 extern std::map<int, CUctx_st> contexts;  // the primary ones, by GPU
 extern thread_local CUcontext current;
 const settings& asked();
+
+// prepare checks a launch and takes its parameters; start puts it on a stream.
+CUresult prepare(launch& l, void** params, void** extra);
+CUresult start(CUcontext c, CUstream s, const launch& l);
 
 // usable says why a call has no context to work in.
 CUresult usable(CUcontext c, const char* call);
