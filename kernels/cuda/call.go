@@ -16,8 +16,8 @@ import (
 
 // Limits of the queue of calls.
 const (
-	// queueLen is how many calls are gathered before the driver gets them. It is more than a shard's of GPT-2 124M, so that its
-	// sequence is cut where the program waits and nowhere else: see graphs. Fewer keep the GPU from waiting for its first.
+	// queueLen is how many calls are gathered before the driver gets them: many, so that a step's sequence is cut where the program
+	// waits and hardly elsewhere: see graphs. Fewer keep the GPU from waiting for its first.
 	queueLen = 2048
 	// maxArgs is the most parameters that a kernel has.
 	maxArgs = C.FARANDOLE_MAX_ARGS
