@@ -26,7 +26,6 @@ func (d *hostDevice) partsFor(work, length int) int {
 type tasks struct {
 	element      elementTask
 	matmul       matmulSet
-	inTurn       inTurn
 	plain        plainMatmul
 	embed        embedPart
 	layerNorm    layerNormPart
@@ -35,18 +34,6 @@ type tasks struct {
 	window       windowTask
 	reduce       reducePart
 	factors      AdamWFactors
-}
-
-// inTurn is the n parts of a task as one part.
-type inTurn struct {
-	task part
-	n    int
-}
-
-func (t *inTurn) run(int, int) {
-	for i := range t.n {
-		t.task.run(i, t.n)
-	}
 }
 
 type elementOp int

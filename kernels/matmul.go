@@ -21,36 +21,31 @@ type packer interface {
 	matmulRows(t *matmulTask, packed []float32, k0, k1, r0, r1, soon int)
 }
 
-// matmulPart is a matrix product as a list of units that threads claim in order. The factor of the shorter side is packed
-// whole and shared, so that nothing is packed twice, or read in place; a unit then computes a few tiles or panels of the longer side. A product with
-// many terms goes through them a stretch at a time: the units of a stretch are first those that pack, then those that compute.
+// matmulPart is a matrix product as phases of units. The factor of the shorter side is packed whole and shared, so that nothing is packed
+// twice, or read in place; a unit then computes a few tiles or panels of the longer side. A product with many terms goes through them a
+// stretch at a time: one phase packs a stretch, the next computes with it.
 type matmulPart struct {
 	matmulTask
 	engine packer
 
-	byRows    bool // units of the longer side are tiles of rows, else panels of columns
+	byRows    bool // the longer side has tiles of rows, else panels of columns
 	sharedLen int  // tiles or panels of the shared side that are packed
 	length    int  // tiles or panels of the longer side
 	sharedRow int  // floats of the shared side for one term
 	stretch   int  // terms
 
-	packs, wide, units int // of one stretch: packing units, computing units of width, computing units in all
-	width, last        int // tiles or panels of a computing unit, and of one of the last
-	stretches, threads int
+	packs        int // units that pack a stretch
+	width, units int // tiles or panels of a unit that computes, and how many there are in a stretch
+	stretches    int
 
 	shared           [2][]float32 // by the stretch's parity
-	packed, computed atomic.Int32 // units done
+	packed, computed atomic.Int64 // units done
 }
 
-// unitWidth is the least tiles or panels of most computing units: with more of them a shared piece serves longer while it
-// is in the cache. The last quarter of the work, up to singlesPerThread units, goes in the least units, so that threads that run at
-// different speeds end together.
-const (
-	unitWidth        = 4
-	singlesPerThread = 16
-)
+// maxBite is the most units that a thread takes at a time: a shared piece serves for all of them while it is in the cache.
+const maxBite = 4
 
-// unitWork is the least multiplications of a computing unit: a few microseconds, beside which it costs little to claim one.
+// unitWork is the least multiplications of a computing unit: a few microseconds, beside which it costs little to take one.
 const unitWork = 1 << 16
 
 // packsPerThread is into how many units for each thread a stretch's packing is cut.
@@ -59,11 +54,11 @@ const packsPerThread = 2
 // sharedFloats bounds one stretch of the shared side: 8 MiB, what stays in the last cache.
 const sharedFloats = 2 << 20
 
-// lay cuts the task for threads; with 1 it is cut only as far as the cache wants it. limit bounds one stretch of the shared side.
+// lay cuts the task for threads. limit bounds one stretch of the shared side.
 func (p *matmulPart) lay(t matmulTask, e packer, threads, limit int) {
 	rows, columns := e.tiling()
 	tiles, panels := (t.m+rows-1)/rows, (t.n+columns-1)/columns
-	p.matmulTask, p.engine, p.threads = t, e, threads
+	p.matmulTask, p.engine = t, e
 	p.byRows = t.m > t.n
 	p.sharedLen, p.length, p.sharedRow = tiles, panels, t.m
 	if p.byRows {
@@ -74,7 +69,7 @@ func (p *matmulPart) lay(t matmulTask, e packer, threads, limit int) {
 		p.sharedLen, p.sharedRow = 0, 0
 	}
 	p.stretches = (blocks*BlockK*p.sharedRow + limit - 1) / limit
-	p.stretches = max(1, min(p.stretches, blocks))
+	p.stretches = max(1, min(p.stretches, blocks, maxPhases/8))
 	p.stretch = (blocks + p.stretches - 1) / p.stretches * BlockK
 	p.stretches = (t.k + p.stretch - 1) / p.stretch
 
@@ -82,22 +77,11 @@ func (p *matmulPart) lay(t matmulTask, e packer, threads, limit int) {
 	if p.byRows {
 		each = rows * t.n
 	}
-	p.last = max(1, unitWork/(each*min(p.stretch, t.k)))
-	singles := 0
+	p.width = max(1, unitWork/(each*min(p.stretch, t.k)), (p.length+maxUnits-1)/maxUnits)
+	p.units = (p.length + p.width - 1) / p.width
 	p.packs = min(p.sharedLen, 1)
 	if threads > 1 {
 		p.packs = min(p.sharedLen, packsPerThread*threads)
-		singles = min((p.length+4*p.last-1)/(4*p.last), singlesPerThread*threads)
-	}
-	// As many units as a list can have, should the side be very long.
-	most := max(1, maxParts/4/p.stretches)
-	p.width = max(unitWidth*p.last, (p.length+most-1)/most)
-	if threads > 1 {
-		p.wide = max(0, p.length-singles*p.last) / p.width
-		p.units = p.wide + (p.length-p.wide*p.width+p.last-1)/p.last
-	} else {
-		p.wide = (p.length + p.width - 1) / p.width
-		p.units = p.wide
 	}
 	for i := range min(p.stretches, len(p.shared)) {
 		if n := min(p.stretch, blocks*BlockK) * p.sharedRow; len(p.shared[i]) < n {
@@ -108,56 +92,56 @@ func (p *matmulPart) lay(t matmulTask, e packer, threads, limit int) {
 	p.computed.Store(0)
 }
 
-// parts is how many units the task has.
-func (p *matmulPart) parts() int { return p.stretches * (p.packs + p.units) }
+// phases is how many the task has.
+func (p *matmulPart) phases() int { return 2 * p.stretches }
 
-// begin is where computing unit u begins.
-func (p *matmulPart) begin(u int) int {
-	if u < p.wide {
-		return min(u*p.width, p.length)
+// phase is how many units a phase has, and how many to take at a time.
+func (p *matmulPart) phase(i int) (units, most int) {
+	if i%2 == 0 {
+		return p.packs, 1
 	}
-	return min(p.wide*p.width+(u-p.wide)*p.last, p.length)
+	return p.units, maxBite
 }
 
-func (p *matmulPart) run(i, _ int) {
-	s, u := i/(p.packs+p.units), i%(p.packs+p.units)
+// run does units [from,to) of a phase, when what they need is there; next is the unit that the same thread will want, or -1.
+func (p *matmulPart) run(phase, from, to, next int) {
+	s := phase / 2
 	k0, k1 := s*p.stretch, min((s+1)*p.stretch, p.k)
 	shared := p.shared[s%len(p.shared)]
 	if p.packs == 0 {
 		shared = nil
 	}
-	if u < p.packs {
+	if phase%2 == 0 {
 		// Whoever still computes with what this memory held must be done. The stretch before must be packed, because packed counts
 		// units and not whose they are.
 		await(&p.computed, (s-1)*p.units)
 		await(&p.packed, s*p.packs)
-		from, to := p.sharedLen*u/p.packs, p.sharedLen*(u+1)/p.packs
+		first, last := p.sharedLen*from/p.packs, p.sharedLen*to/p.packs
 		if p.byRows {
-			p.engine.packColumns(&p.matmulTask, shared, k0, k1, from, to)
+			p.engine.packColumns(&p.matmulTask, shared, k0, k1, first, last)
 		} else {
-			p.engine.packRows(&p.matmulTask, shared, k0, k1, from, to)
+			p.engine.packRows(&p.matmulTask, shared, k0, k1, first, last)
 		}
-		p.packed.Add(1)
+		p.packed.Add(int64(to - from))
 		return
 	}
-	u -= p.packs
 	// The stretch before has to be in c: sums are added in order.
 	await(&p.packed, (s+1)*p.packs)
 	await(&p.computed, s*p.units)
-	from, to, soon := p.begin(u), p.begin(u+1), p.begin(u+p.threads)
-	if soon >= p.length {
+	first, last, soon := from*p.width, min(to*p.width, p.length), next*p.width
+	if next < 0 {
 		soon = -1
 	}
 	if p.byRows {
-		p.engine.matmulRows(&p.matmulTask, shared, k0, k1, from, to, soon)
+		p.engine.matmulRows(&p.matmulTask, shared, k0, k1, first, last, soon)
 	} else {
-		p.engine.matmulColumns(&p.matmulTask, shared, k0, k1, from, to, soon)
+		p.engine.matmulColumns(&p.matmulTask, shared, k0, k1, first, last, soon)
 	}
-	p.computed.Add(1)
+	p.computed.Add(int64(to - from))
 }
 
-// await waits until done has reached n. Units are claimed in order, so those that it waits for are running.
-func await(done *atomic.Int32, n int) {
+// await waits until done has reached n. A thread asks for a phase's units when those before are taken, so what it waits for is running.
+func await(done *atomic.Int64, n int) {
 	for int(done.Load()) < n {
 		runtime.Gosched()
 	}
@@ -177,33 +161,48 @@ func (t *plainMatmul) run(i, n int) {
 	t.engine.matmul(&t.matmulTask, 0, t.m, cut(t.n, Lanes, i, n), cut(t.n, Lanes, i+1, n))
 }
 
-// matmulSet is the products of one operation, and the column sums that go with them: one list of parts, so that threads
-// that are through with one product begin the next.
+// matmulSet is the products of one operation, and the column sums that go with them: one list of phases, so that threads
+// that are through with one product begin the next. Each of its parts is a thread that goes through all of them.
 type matmulSet struct {
 	products [2]matmulPart
 	used     int
 	sums     columnSumsPart
 	sumParts int
+
+	ranges ranges
+	turns  []turn // one for each thread; none for threads that had better not yield
 }
 
-func (s *matmulSet) parts() int {
-	n := s.sumParts
+func (s *matmulSet) run(thread, _ int) {
+	first := 1
 	for i := range s.used {
-		n += s.products[i].parts()
+		p := &s.products[i]
+		for phase := range p.phases() {
+			units, most := p.phase(phase)
+			for {
+				from, to, next := s.ranges.take(thread, first+phase, units, most)
+				if from == to {
+					break
+				}
+				p.run(phase, from, to, next)
+				s.yield(thread)
+			}
+		}
+		first += p.phases()
 	}
-	return n
-}
-
-func (s *matmulSet) run(i, _ int) {
-	for j := range s.used {
-		n := s.products[j].parts()
-		if i < n {
-			s.products[j].run(i, n)
+	for {
+		from, to, _ := s.ranges.take(thread, first, s.sumParts, 1)
+		if from == to {
 			return
 		}
-		i -= n
+		s.sums.run(from, s.sumParts)
 	}
-	s.sums.run(i, s.sumParts)
+}
+
+func (s *matmulSet) yield(thread int) {
+	if len(s.turns) > 0 {
+		s.turns[thread].yield()
+	}
 }
 
 // matmul runs up to two products that do not depend on each other, and column sums where sums has some.
@@ -227,12 +226,11 @@ func (d *hostDevice) matmul(sums columnSumsTask, products ...matmulTask) {
 		for i, t := range products {
 			s.products[i].lay(t, e, threads, d.sharedFloats)
 		}
-		if threads == 1 {
-			d.tasks.inTurn = inTurn{s, s.parts()}
-			d.pool.run(&d.tasks.inTurn, 1)
-			return
+		s.ranges.reset(threads)
+		if d.pool.pins == nil && len(s.turns) < threads {
+			s.turns = make([]turn, threads)
 		}
-		d.pool.run(s, s.parts())
+		d.pool.run(s, threads)
 		return
 	}
 	for _, t := range products {

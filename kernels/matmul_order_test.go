@@ -39,17 +39,14 @@ func (*slowPacker) matmulRows(*matmulTask, []float32, int, int, int, int, int) {
 func TestStretchWaitsForItsOwnPacking(t *testing.T) {
 	e := new(slowPacker)
 	e.slow.Add(1)
-	var p matmulPart
+	s := matmulSet{used: 1}
+	p := &s.products[0]
 	p.lay(matmulTask{m: 2, n: 2, k: 2 * BlockK}, e, 3, 1)
 	require.Equal(t, []int{2, 2, 1}, []int{p.stretches, p.packs, p.units})
+	s.ranges.reset(3)
 	var threads sync.WaitGroup
-	var next atomic.Int32
-	for range 3 {
-		threads.Go(func() {
-			for i := int(next.Add(1)) - 1; i < p.parts(); i = int(next.Add(1)) - 1 {
-				p.run(i, p.parts())
-			}
-		})
+	for i := range 3 {
+		threads.Go(func() { s.run(i, 3) })
 	}
 	for range 100_000 { // enough for the others to get wherever they can
 		runtime.Gosched()
