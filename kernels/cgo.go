@@ -88,8 +88,9 @@ type native struct {
 	ops     *C.farandole_ops
 	product int // the kind of matrix product
 
-	mu   sync.Mutex
-	free [][]float32 // guarded by mu: packing buffers, one per part that ran at the same time
+	mu   sync.Mutex  // guards what follows
+	free [][]float32 // packing buffers, one per part that ran at the same time
+	mem  pages
 }
 
 // findNative gives the C code for an instruction set and class, or nil when this machine has not got it.
@@ -119,10 +120,10 @@ func (e *native) borrow(n int) []float32 {
 	if last := len(e.free) - 1; last >= 0 {
 		w, e.free = e.free[last], e.free[:last]
 	}
-	e.mu.Unlock()
 	if len(w) < n {
-		w = AlignedFloats(n)
+		w = e.mem.floats(n)
 	}
+	e.mu.Unlock()
 	return w
 }
 

@@ -52,9 +52,9 @@ type convScratch struct {
 	columns, gradient []float32
 }
 
-func room(x []float32, n int) []float32 {
+func (d *hostDevice) room(x []float32, n int) []float32 {
 	if len(x) < n {
-		return AlignedFloats(n)
+		return d.pages.floats(n)
 	}
 	return x
 }
@@ -65,7 +65,7 @@ func (d *hostDevice) Conv(out, x, w, bias Buffer, filters int, g Window) {
 	k := s.under
 	o, xs, ws, b := floats(out), floats(x), floats(w), floats(bias)
 	step := min(s.Stretch(d.columnFloats, BlockK), s.positions)
-	d.conv.columns = room(d.conv.columns, step*k)
+	d.conv.columns = d.room(d.conv.columns, step*k)
 	for p0 := 0; p0 < s.positions; p0 += step {
 		p1 := min(p0+step, s.positions)
 		columns := d.conv.columns[:(p1-p0)*k]
@@ -82,9 +82,9 @@ func (d *hostDevice) ConvBackward(dx, dw, dbias, dout, x, w Buffer, filters int,
 	do, xs, ws, dws := floats(dout), floats(x), floats(w), floats(dw)
 	db, dxs := floats(dbias), floats(dx)
 	step := min(s.Stretch(d.columnFloats, BlockK), s.positions)
-	d.conv.columns = room(d.conv.columns, step*k)
+	d.conv.columns = d.room(d.conv.columns, step*k)
 	if dxs != nil {
-		d.conv.gradient = room(d.conv.gradient, step*k)
+		d.conv.gradient = d.room(d.conv.gradient, step*k)
 		d.Zero(dx)
 	}
 	for p0 := 0; p0 < s.positions; p0 += step {

@@ -1,7 +1,5 @@
 package kernels
 
-import "unsafe"
-
 // NewReference gives the canonical arithmetic as plain Go on one thread: slow, and by definition right.
 // Its operations have ended when they return, Sync and Close do nothing, Host gives the memory itself.
 func NewReference() Device {
@@ -17,6 +15,7 @@ type hostDevice struct {
 	pool   *pool
 	tasks  tasks
 	shapes Shapes
+	pages  pages
 
 	conv convScratch
 
@@ -63,25 +62,11 @@ func (b *hostInts) Slice(off, n int) Ints {
 	return &hostInts{b.device, b.x[off : off+n : off+n]}
 }
 
-// alignBytes is the alignment of buffers: one cache line, one AVX-512 register.
-const alignBytes = 64
-
 func (d *hostDevice) Alloc(n int) (Buffer, error) {
 	if err := CheckAlloc(n); err != nil {
 		return nil, err
 	}
-	return &hostBuffer{d, AlignedFloats(n)}, nil
-}
-
-// AlignedFloats gives memory for n values that begins at a multiple of alignBytes.
-func AlignedFloats(n int) []float32 {
-	x := make([]float32, n+alignBytes/4)
-	off := 0
-	if rest := uintptr(unsafe.Pointer(&x[0])) % alignBytes; rest != 0 {
-		off = int(alignBytes-rest) / 4
-	}
-	wantHugePages(x)
-	return x[off : off+n : off+n]
+	return &hostBuffer{d, d.pages.floats(n)}, nil
 }
 
 func (d *hostDevice) AllocInts(n int) (Ints, error) {

@@ -5,9 +5,6 @@ import (
 	"unsafe"
 )
 
-// hugePage is the size of a transparent huge page on x86-64 and on arm64 with pages of 4 KiB.
-const hugePage = 2 << 20
-
 // wantHugePages asks for huge pages in memory that has not been touched yet: a step walks through gigabytes, and a page of
 // 4 KiB costs a table walk every few vectors. Where the system refuses, the memory is as good as before.
 func wantHugePages(x []float32) {

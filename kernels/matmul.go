@@ -54,8 +54,8 @@ const packsPerThread = 2
 // sharedFloats bounds one stretch of the shared side: 8 MiB, what stays in the last cache.
 const sharedFloats = 2 << 20
 
-// lay cuts the task for threads. limit bounds one stretch of the shared side.
-func (p *matmulPart) lay(t matmulTask, e packer, threads, limit int) {
+// lay cuts the task for threads. limit bounds one stretch of the shared side, which comes from mem.
+func (p *matmulPart) lay(t matmulTask, e packer, mem *pages, threads, limit int) {
 	rows, columns := e.tiling()
 	tiles, panels := (t.m+rows-1)/rows, (t.n+columns-1)/columns
 	p.matmulTask, p.engine = t, e
@@ -85,7 +85,7 @@ func (p *matmulPart) lay(t matmulTask, e packer, threads, limit int) {
 	}
 	for i := range min(p.stretches, len(p.shared)) {
 		if n := min(p.stretch, blocks*BlockK) * p.sharedRow; len(p.shared[i]) < n {
-			p.shared[i] = AlignedFloats(n)
+			p.shared[i] = mem.floats(n)
 		}
 	}
 	p.packed.Store(0)
@@ -224,7 +224,7 @@ func (d *hostDevice) matmul(sums columnSumsTask, products ...matmulTask) {
 		s.used, s.sumParts = len(products), sumParts
 		s.sums = columnSumsPart{sums, d.engine}
 		for i, t := range products {
-			s.products[i].lay(t, e, threads, d.sharedFloats)
+			s.products[i].lay(t, e, &d.pages, threads, d.sharedFloats)
 		}
 		s.ranges.reset(threads)
 		if d.pool.pins == nil && len(s.turns) < threads {

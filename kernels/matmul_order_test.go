@@ -41,7 +41,7 @@ func TestStretchWaitsForItsOwnPacking(t *testing.T) {
 	e.slow.Add(1)
 	s := matmulSet{used: 1}
 	p := &s.products[0]
-	p.lay(matmulTask{m: 2, n: 2, k: 2 * BlockK}, e, 3, 1)
+	p.lay(matmulTask{m: 2, n: 2, k: 2 * BlockK}, e, new(pages), 3, 1)
 	require.Equal(t, []int{2, 2, 1}, []int{p.stretches, p.packs, p.units})
 	s.ranges.reset(3)
 	var threads sync.WaitGroup
