@@ -2,6 +2,7 @@
 #define ISA avx2
 #define MR 6  // rows of a matmul tile: 12 accumulators, 2 for a row of B, 1 broadcast
 #define NV 1  // vectors in a row of a tile
+#define UNROLL 4  // terms in a turn of a tile's loop, so that counting does not take a fifth of the instructions
 #define AR 4  // rows of an attention tile, a divisor of BLOCK_K
 #define AV 1  // vectors in a row of an attention tile
 #define TW 8  // side of a transposed square
@@ -204,4 +205,12 @@ static inline void transpose(float* restrict d, long dd, const float* restrict s
   for (int c = 0; c < 4; c++) {
     _mm256_storeu_ps(d + (4 + c) * dd, _mm256_permute2f128_ps(r[c], r[4 + c], 0x31));
   }
+}
+
+// vf_chain is vf_fma(y, x, acc) in acc's own registers: from the intrinsic, gcc may overwrite a factor instead, and then moves chains
+// from register to register and into memory.
+static inline vf vf_chain(vf y, vf x, vf acc) {
+  __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc.a) : "x"(y.a), "x"(x.a));
+  __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc.b) : "x"(y.b), "x"(x.b));
+  return acc;
 }

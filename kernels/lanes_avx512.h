@@ -2,6 +2,7 @@
 #define ISA avx512
 #define MR 14  // rows of a matmul tile: 28 accumulators, 2 columns of B, 1 broadcast
 #define NV 2   // vectors in a row of a tile
+#define UNROLL 1  // terms in a turn of a tile's loop
 #define AR 8   // rows of an attention tile, a divisor of BLOCK_K
 #define AV 2   // vectors in a row of an attention tile
 #define TW 16  // side of a transposed square
@@ -154,3 +155,5 @@ static inline void transpose(float* restrict d, long dd, const float* restrict s
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) _mm512_storeu_ps(d + i * dd, r[i]);
 }
+
+#define vf_chain vf_fma  // in a tile; AVX2 has another

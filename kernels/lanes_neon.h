@@ -2,6 +2,7 @@
 #define ISA neon
 #define MR 5  // rows of a matmul tile: 20 accumulators; a row of B, in halves for class bf16, and broadcasts fill the other 12
 #define NV 1  // vectors in a row of a tile
+#define UNROLL 1  // terms in a turn of a tile's loop
 #define AR 4  // rows of an attention tile, a divisor of BLOCK_K
 #define AV 1  // vectors in a row of an attention tile
 #define TW 8  // side of a transposed square
@@ -248,3 +249,5 @@ static inline void transpose(float* restrict d, long dd, const float* restrict s
 #undef THREE
 #undef BITS
 #undef FLOATS
+
+#define vf_chain vf_fma  // in a tile; AVX2 has another

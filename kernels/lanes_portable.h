@@ -2,6 +2,7 @@
 #define ISA portable
 #define MR 4  // rows of a matmul tile
 #define NV 1  // vectors in a row of a tile
+#define UNROLL 1  // terms in a turn of a tile's loop
 #define AR 4  // rows of an attention tile, a divisor of BLOCK_K
 #define AV 1  // vectors in a row of an attention tile
 #define TW 4  // side of a transposed square
@@ -169,3 +170,5 @@ static inline void transpose(float* restrict d, long dd, const float* restrict s
     for (int i = 0; i < TW; i++) d[k * dd + i] = i < rows ? s[i * ld + k] : 0.0f;
   }
 }
+
+#define vf_chain vf_fma  // in a tile; AVX2 has another

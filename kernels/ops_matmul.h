@@ -121,7 +121,7 @@ enum { TOGETHER = 3, GROUPS = (MR + TOGETHER - 1) / TOGETHER };
 #define TILE_OF(name) JOIN(name##_, TILE_KIND)
 
 #define TILE_KIND f32
-#define TILE_CHAIN(y, x, acc) vf_fma(y, x, acc)
+#define TILE_CHAIN(y, x, acc) vf_chain(y, x, acc)
 #define TILE_IN_PLACE 0
 #define TILE_BEGIN
 #define TILE_END
@@ -129,7 +129,7 @@ enum { TOGETHER = 3, GROUPS = (MR + TOGETHER - 1) / TOGETHER };
 #include "ops_matmul_tile.h"
 
 #define TILE_KIND in_place
-#define TILE_CHAIN(y, x, acc) vf_fma(y, x, acc)
+#define TILE_CHAIN(y, x, acc) vf_chain(y, x, acc)
 #define TILE_IN_PLACE 1
 #define TILE_BEGIN
 #define TILE_END

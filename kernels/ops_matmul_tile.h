@@ -1,6 +1,23 @@
 // A register tile of a matrix product, for one kind of product: TILE_KIND names it. TILE_CHAIN(y, x, acc) adds what one packed
 // value holds to a chain. TILE_IN_PLACE says that rows are not packed. Include it once for each kind.
 
+// TILE_STEP adds the terms of packed value u from where rows and b are, TILE_ADVANCE moves those on by n.
+#define TILE_STEP(u)                                                                                        \
+  {                                                                                                         \
+    vf x[NV];                                                                                               \
+    _Pragma("GCC unroll 4") for (int v = 0; v < NV; v++) x[v] = vf_load(b + (u) * PANEL + 16 * v);            \
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {                                                 \
+      vf y = vf_set1(*(const float*)(rows[i / TOGETHER] + i % TOGETHER * step + (u) * each));               \
+      _Pragma("GCC unroll 4") for (int v = 0; v < NV; v++) acc[i][v] = TILE_CHAIN(y, x[v], acc[i][v]);      \
+    }                                                                                                       \
+  }
+#define TILE_ADVANCE(n)                                                                                     \
+  b += (n) * PANEL;                                                                                         \
+  _Pragma("GCC unroll 16") for (int g = 0; TOGETHER * g < mr; g++) {                                        \
+    rows[g] += (n) * each;                                                                                  \
+    if (TILE_IN_PLACE) __asm__("" : "+r"(rows[g]), "+r"(step)); /* an address of its own, and no others */  \
+  }
+
 // One block of a tile of mr rows and NV vectors: c = or += the chains over depth packed values, then + bias.
 // cols says how many columns of the tile exist. In place, row i begins at a + i·ai.
 static inline __attribute__((always_inline)) void TILE_OF(tile)(const int mr, const float* restrict a, long ai,
@@ -24,35 +41,32 @@ static inline __attribute__((always_inline)) void TILE_OF(tile)(const int mr, co
     for (int v = 0; v < NV; v++) __builtin_prefetch(c + i * ldc + 16 * v, 1);
   }
   // gcc would keep the addresses of all rows in registers, vector registers too, that the loop needs: it shall forget them.
-  // For the same reason the loop is not unrolled.
   __asm__("" : "+r"(c), "+r"(ldc));
   // Row i's factor is at rows[i / TOGETHER] + i % TOGETHER · step.
   const char* rows[GROUPS];
   long step = (TILE_IN_PLACE ? ai : 1) * (long)sizeof(float);
 #pragma GCC unroll 16
   for (int g = 0; TOGETHER * g < mr; g++) rows[g] = (const char*)a + TOGETHER * g * step;
-  for (long k = 0; k < depth;) {
-    ahead_next(next);
-    const long stop = min_long(depth, k + AHEAD_STEP);
+  const long each = (TILE_IN_PLACE ? 1 : mr) * (long)sizeof(float);
+  ahead line = *next;
+  long k = 0;
+  while (k + AHEAD_STEP <= depth) {
+    ahead_next(&line);
 #pragma GCC unroll 1
-    for (; k < stop; k++) {
-      vf x[NV];
+    for (const long stop = k + AHEAD_STEP; k < stop; k += UNROLL) {
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) x[v] = vf_load(b + 16 * v);
-#pragma GCC unroll 16
-      for (int i = 0; i < mr; i++) {
-        vf y = vf_set1(*(const float*)(rows[i / TOGETHER] + i % TOGETHER * step));
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) acc[i][v] = TILE_CHAIN(y, x[v], acc[i][v]);
+      for (int u = 0; u < UNROLL; u++) {
+        TILE_STEP(u)
       }
-#pragma GCC unroll 16
-      for (int g = 0; TOGETHER * g < mr; g++) {
-        rows[g] += (TILE_IN_PLACE ? 1 : mr) * (long)sizeof(float);
-        if (TILE_IN_PLACE) __asm__("" : "+r"(rows[g]), "+r"(step));  // an address of its own, and no others
-      }
-      b += PANEL;
+      TILE_ADVANCE(UNROLL)
     }
   }
+#pragma GCC unroll 1
+  for (; k < depth; k++) {
+    TILE_STEP(0)
+    TILE_ADVANCE(1)
+  }
+  *next = line;
   __asm__("" : "+r"(c), "+r"(ldc));
   // The accumulators stay in registers only when every index is a constant.
 #pragma GCC unroll 16
@@ -99,3 +113,5 @@ static const tile_fn TILE_OF(tiles)[MR + 1] = {0, TILE_SIZES(TILE_ENTRY)};
 #undef TILE_BEGIN
 #undef TILE_END
 #undef TILE_PIN
+#undef TILE_STEP
+#undef TILE_ADVANCE
