@@ -116,7 +116,7 @@ func BenchmarkPeak(b *testing.B) {
 		b.Run(fmt.Sprintf("threads=%d", threads), func(b *testing.B) {
 			best := 0.0
 			for b.Loop() {
-				best = max(best, kernels.PeakGFLOPS(kernels.ClassF32, threads, 100*time.Millisecond))
+				best = max(best, kernels.PeakGFLOPS(kernels.Config{Threads: threads}, 100*time.Millisecond))
 			}
 			b.ReportMetric(best, "GF/s")
 		})

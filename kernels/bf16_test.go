@@ -158,5 +158,5 @@ func TestBF16HardValues(t *testing.T) {
 func TestPrecision(t *testing.T) {
 	_, err := kernels.NewCPU(kernels.Config{Precision: "fp8"})
 	require.ErrorContains(t, err, `"fp8"`)
-	require.Positive(t, kernels.PeakGFLOPS(kernels.ClassBF16, 2, 1))
+	require.Positive(t, kernels.PeakGFLOPS(kernels.Config{Threads: 2, Precision: kernels.ClassBF16}, 1))
 }

@@ -39,26 +39,8 @@ const isaGo = "go"
 // than one and ends them with Close. Operations have ended when they return; Host gives the memory itself.
 // A build without cgo has only the plain Go path.
 func NewCPU(cfg Config) (Device, error) {
-	if cfg.Threads < 0 {
-		return nil, fmt.Errorf("kernels: %d threads: use 0 for all processors, or a positive number", cfg.Threads)
-	}
-	if cfg.Threads == 0 {
-		cfg.Threads = Processors()
-	}
-	have := ISAs()
-	if cfg.ISA == "" {
-		cfg.ISA = have[0]
-	}
-	if !slices.Contains(have, cfg.ISA) {
-		return nil, fmt.Errorf("kernels: instruction set %q: this machine and build have %s",
-			cfg.ISA, strings.Join(have, ", "))
-	}
-	switch cfg.Precision {
-	case "":
-		cfg.Precision = ClassF32
-	case ClassF32, ClassBF16:
-	default:
-		return nil, fmt.Errorf("kernels: precision %q: use %s or %s", cfg.Precision, ClassF32, ClassBF16)
+	if err := cfg.complete(); err != nil {
+		return nil, err
 	}
 	what := cfg.ISA
 	if cfg.Precision != ClassF32 {
@@ -78,6 +60,32 @@ func NewCPU(cfg Config) (Device, error) {
 	}
 	leaveSlot(cfg.Threads)
 	return newHostDevice(name, cfg.Precision, newEngine(cfg.ISA, cfg.Precision), p), nil
+}
+
+// complete fills in what NewCPU takes for zero values, and says what it does not take.
+func (c *Config) complete() error {
+	if c.Threads < 0 {
+		return fmt.Errorf("kernels: %d threads: use 0 for all processors, or a positive number", c.Threads)
+	}
+	if c.Threads == 0 {
+		c.Threads = Processors()
+	}
+	have := ISAs()
+	if c.ISA == "" {
+		c.ISA = have[0]
+	}
+	if !slices.Contains(have, c.ISA) {
+		return fmt.Errorf("kernels: instruction set %q: this machine and build have %s",
+			c.ISA, strings.Join(have, ", "))
+	}
+	switch c.Precision {
+	case "":
+		c.Precision = ClassF32
+	case ClassF32, ClassBF16:
+	default:
+		return fmt.Errorf("kernels: precision %q: use %s or %s", c.Precision, ClassF32, ClassBF16)
+	}
+	return nil
 }
 
 // ISAs are the values of Config.ISA that work on this machine and in this build, the fastest first.

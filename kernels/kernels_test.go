@@ -189,7 +189,10 @@ func TestVectors(t *testing.T) {
 	x := make([]float32, 100)
 	require.Zero(t, testing.AllocsPerRun(100, func() { kernels.AddF32(x, x, x); kernels.FirstNonFinite(x) }))
 	require.Panics(t, func() { kernels.AddF32(x, x, x[1:]) })
-	require.Positive(t, kernels.PeakGFLOPS(kernels.ClassF32, 2, 1))
+	for _, isa := range kernels.ISAs() {
+		require.Positive(t, kernels.PeakGFLOPS(kernels.Config{Threads: 2, ISA: isa}, 1), isa)
+	}
+	require.Panics(t, func() { kernels.PeakGFLOPS(kernels.Config{ISA: "mmx"}, 1) })
 	require.Positive(t, kernels.TriadGBs(2, 1))
 }
 

@@ -70,12 +70,15 @@ func TriadGBs(threads, rounds int) float64 {
 // peakSlice is about how many floating-point operations PeakGFLOPS does between two looks at the clock.
 const peakSlice = 20_000_000
 
-// PeakGFLOPS measures how many 10⁹ floating-point operations a second (a fused multiply-add is two) the given number of
-// threads reach together in registers, with the best instruction set for products of class, over d. It is what a matrix product is measured
-// against; other processes on the machine lower it.
-func PeakGFLOPS(class string, threads int, d time.Duration) float64 {
-	e := newEngine(ISAs()[0], class)
-	rates := make([]float64, max(threads, 1))
+// PeakGFLOPS measures how many 10⁹ floating-point operations a second (a fused multiply-add is two) cfg's threads reach together in
+// registers over d, with the instructions that products of its precision and instruction set use. It is what a matrix product is measured
+// against; other processes on the machine lower it. A configuration that NewCPU refuses has none: it panics.
+func PeakGFLOPS(cfg Config, d time.Duration) float64 {
+	if err := cfg.complete(); err != nil {
+		panic(err)
+	}
+	e := newEngine(cfg.ISA, cfg.Precision)
+	rates := make([]float64, cfg.Threads)
 	leaveSlot(len(rates))
 	var wg sync.WaitGroup
 	for i := range rates {

@@ -80,7 +80,7 @@ func (o *computeOptions) peak(dev kernels.Device, d time.Duration) float64 {
 	if o.device != "cpu" {
 		return 0
 	}
-	return kernels.PeakGFLOPS(dev.Class(), o.threads, d)
+	return kernels.PeakGFLOPS(kernels.Config{Threads: o.threads, ISA: o.isa, Precision: dev.Class()}, d)
 }
 
 // stepReport is `bench step -o json`. What compares with the peak and the memory of this machine's processors is left out for a GPU.

@@ -32,7 +32,8 @@ type gemmReport struct {
 }
 
 // gemmLayout is the product in one of the layouts of a linear layer. All figures are medians; the peak is measured before
-// every iteration, and share is the median of their quotients, because the speed of a machine changes within seconds.
+// every iteration, and share is the median of their quotients, because the speed of a machine changes within seconds. An iteration is the
+// second of two calls: those of a step follow each other as well.
 type gemmLayout struct {
 	Name       string  `json:"layout"`
 	TimeUS     float64 `json:"time_us"`
@@ -57,7 +58,7 @@ func newBenchGEMMCommand() *cobra.Command {
 		Short: "Time a matrix product on this machine",
 		Long: `Gemm times the products of a linear layer: forward, out[m,n] = x[m,k]·w[n,k]ᵀ; input, dx[m,k] = dout·w;
 weight, dw[n,k] += doutᵀ·x; and backward, the last two as the training step runs them. It compares rows of the first bit by bit with the reference kernel. The share is
-that of the peak, measured in registers before every iteration.`,
+that of the peak, measured in registers before every iteration, which is the second of two calls.`,
 		Example: "  farandole bench gemm -m 256 -n 2304 -k 768\n  farandole bench gemm --shapes gpt2",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -178,6 +179,7 @@ func timeLayout(ctx context.Context, dev kernels.Device, flops float64, call fun
 			return l, &exitError{exitInterrupted, fmt.Errorf("interrupted")}
 		}
 		peak := o.peak(dev, gemmPeakTime)
+		call() // the threads slept meanwhile, or computed something else
 		began := time.Now()
 		call()
 		if err := dev.Sync(); err != nil {
