@@ -10,12 +10,13 @@ import (
 type packer interface {
 	// tiling is the most rows of a tile and the columns of a panel.
 	tiling() (rows, columns int)
-	// inPlace says whether matmulColumns had better read t.a's rows where they lie than packed.
+	// inPlace says whether the shared side, which is the shorter one, had better be read where it lies than packed.
 	inPlace(t *matmulTask) bool
 	// packRows packs tiles [r0,r1) of t.a, packColumns panels [p0,p1) of t.b.
 	packRows(t *matmulTask, dst []float32, k0, k1, r0, r1 int)
 	packColumns(t *matmulTask, dst []float32, k0, k1, p0, p1 int)
-	// matmulColumns computes panels [p0,p1) of t.c from all packed rows, or in place when packed is nil, matmulRows tiles [r0,r1) from all packed columns.
+	// matmulColumns computes panels [p0,p1) of t.c from all packed rows, matmulRows tiles [r0,r1) from all packed columns; from where they lie when
+	// packed is nil.
 	// soon is the first panel or tile that the same thread may want next, or -1: a hint.
 	matmulColumns(t *matmulTask, packed []float32, k0, k1, p0, p1, soon int)
 	matmulRows(t *matmulTask, packed []float32, k0, k1, r0, r1, soon int)
@@ -65,7 +66,7 @@ func (p *matmulPart) lay(t matmulTask, e packer, mem *pages, threads, limit int)
 		p.sharedLen, p.length, p.sharedRow = panels, tiles, panels*columns
 	}
 	blocks := (t.k + BlockK - 1) / BlockK
-	if !p.byRows && e.inPlace(&p.matmulTask) {
+	if e.inPlace(&p.matmulTask) {
 		p.sharedLen, p.sharedRow = 0, 0
 	}
 	p.stretches = (blocks*BlockK*p.sharedRow + limit - 1) / limit

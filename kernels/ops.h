@@ -64,14 +64,14 @@ typedef struct {
   void (*relu)(float* out, const float* x, long n);
   void (*relu_backward)(float* dx, const float* dout, const float* x, long n);
   void (*adamw)(float* p, const float* g, float* m, float* v, long n, const adamw_factors* f);
-  // matmul_in_place says whether matmul_columns had better read a's rows where they lie than packed.
+  // matmul_in_place says whether the shorter side, a's rows for matmul_columns or b's columns for matmul_rows, had better be read where it lies.
   int (*matmul_in_place)(const matmul_args* t);
   // All of these treat the terms [k0,k1), which begin and end where canonical blocks do. Packed memory has block after
   // block: m·kc floats for the rows, whole panels of n columns times kc for the columns.
   // pack_rows packs tiles [r0,r1) of a, pack_columns panels [p0,p1) of b.
   void (*matmul_pack_rows)(const matmul_args* t, float* dst, long k0, long k1, long r0, long r1);
   void (*matmul_pack_columns)(const matmul_args* t, float* dst, long k0, long k1, long p0, long p1);
-  // matmul_columns computes panels [p0,p1) of c from packed rows, or in place when packed is NULL, matmul_rows tiles [r0,r1) from packed columns. work has
+  // matmul_columns computes panels [p0,p1) of c from packed rows, matmul_rows tiles [r0,r1) from packed columns; in place when packed is NULL. work has
   // room for one block of the panels or tiles. soon is the first panel or tile that the caller will want next, or -1.
   void (*matmul_columns)(const matmul_args* t, const float* packed, float* work, long k0, long k1, long p0, long p1,
                          long soon);

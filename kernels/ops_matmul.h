@@ -103,7 +103,7 @@ static void pack_tile(float* restrict dst, const float* restrict src, long ri, l
 // What a tile does with its chains.
 enum { TILE_SET, TILE_ADD };
 
-typedef void (*tile_fn)(const float*, long, const float*, long, float*, long, long, int, const float*, ahead*);
+typedef void (*tile_fn)(const float*, long, const float*, long, long, float*, long, long, int, const float*, ahead*);
 
 // A tile's rows have an address of their own for every TOGETHER, the others being one and two steps from it, which x86's addressing does.
 enum { TOGETHER = 3, GROUPS = (MR + TOGETHER - 1) / TOGETHER };
@@ -205,9 +205,23 @@ static void op_matmul_pack_columns(const matmul_args* t, float* dst, long k0, lo
 // WAY is the bytes after which addresses share a place in the first cache, ROOM how many of a tile's rows may: it has eight places.
 enum { WAY = 4096, ROOM = 6 };
 
-static int op_matmul_in_place(const matmul_args* t) {
+static int rows_in_place(const matmul_args* t) {
   const long step = t->ai * (long)sizeof(float), apart = min_long(WAY, step & -step);
   return products[t->product].in_place && t->ak == 1 && apart > 0 && MR * apart <= ROOM * WAY;
+}
+
+// SECOND is the bytes of a second cache. A block of a panel has a place there for each of its rows unless they are too far apart.
+enum { SECOND = 1 << 20 };
+
+// panels_in_place says whether tiles had better read panels up to p1 of b where they lie. Where a packed panel does not stay in the
+// first cache, tiles read it from the second one in any case.
+static int panels_in_place(const matmul_args* t, long p1) {
+  const long step = t->bk * (long)sizeof(float);
+  return PANELS_IN_PLACE && products[t->product].in_place && t->bj == 1 && BLOCK_K * (step & -step) <= SECOND && p1 * PANEL <= t->n;
+}
+
+static int op_matmul_in_place(const matmul_args* t) {
+  return t->m > t->n ? t->n % PANEL == 0 && panels_in_place(t, t->n / PANEL) : rows_in_place(t);
 }
 
 // block says where one block of k goes, and what it does to c.
@@ -224,11 +238,11 @@ static inline block block_at(const matmul_args* t, long k, long k1) {
   return (block){f, k, kc, depth(f, kc), k > 0 || t->accumulate ? TILE_ADD : TILE_SET, k + kc == t->k ? t->bias : 0};
 }
 
-// block_tile computes a tile from packed rows, or without them from the rows themselves.
-static inline void block_tile(const matmul_args* t, const block* b, const float* packed, const float* panel, long i, long rows,
+// block_tile computes a tile from packed rows, or without them from the rows themselves, and a panel whose rows are bs values apart.
+static inline void block_tile(const matmul_args* t, const block* b, const float* packed, const float* panel, long bs, long i, long rows,
                               long j, ahead* next) {
   const tile_fn tile = (packed ? b->f->tiles : b->f->in_place)[rows];
-  tile(packed ? packed : t->a + i * t->ai + b->k, t->ai, panel, b->depth, t->c + i * t->n + j, t->n, min_long(PANEL, t->n - j),
+  tile(packed ? packed : t->a + i * t->ai + b->k, t->ai, panel, bs, b->depth, t->c + i * t->n + j, t->n, min_long(PANEL, t->n - j),
        b->mode, b->bias ? b->bias + j : 0, next);
 }
 
@@ -236,10 +250,11 @@ static void op_matmul_columns(const matmul_args* t, const float* packed, float* 
                               long soon) {
   const long count = (t->m + MR - 1) / MR, j0 = p0 * PANEL, j1 = min_long(p1 * PANEL, t->n);
   const long later = soon < 0 ? 0 : min_long(soon * PANEL, t->n);
+  const int there = panels_in_place(t, p1);
   for (long k = k0; k < k1; k += BLOCK_K) {
     block b = block_at(t, k, k1);
     ahead next = {0};
-    for (long j = j0; j < j1; j += PANEL) {
+    for (long j = j0; j < j1 && !there; j += PANEL) {
       b.f->pack_panel(work + (j - j0) * b.depth, t->b + j * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, t->n - j), PANEL,
                       b.kc, &next);
     }
@@ -252,7 +267,8 @@ static void op_matmul_columns(const matmul_args* t, const float* packed, float* 
     for (long r = 0; r < count; r++) {
       long i = tile_row(t->m, r), rows = tile_row(t->m, r + 1) - i;
       for (long j = j0; j < j1; j += PANEL) {
-        block_tile(t, &b, packed ? packed + i * b.depth : 0, work + (j - j0) * b.depth, i, rows, j, &next);
+        const float* panel = there ? t->b + j + k * t->bk : work + (j - j0) * b.depth;
+        block_tile(t, &b, packed ? packed + i * b.depth : 0, panel, there ? t->bk : PANEL, i, rows, j, &next);
       }
     }
     if (packed) packed += t->m * b.depth;
@@ -280,9 +296,10 @@ static void op_matmul_rows(const matmul_args* t, const float* packed, float* wor
     for (long j = 0; j < t->n; j += PANEL) {
       for (long r = r0; r < r1; r++) {
         long i = tile_row(t->m, r);
-        block_tile(t, &b, work + (i - i0) * b.depth, packed + j * b.depth, i, tile_row(t->m, r + 1) - i, j, &next);
+        const float* panel = packed ? packed + j * b.depth : t->b + j + k * t->bk;
+        block_tile(t, &b, work + (i - i0) * b.depth, panel, packed ? PANEL : t->bk, i, tile_row(t->m, r + 1) - i, j, &next);
       }
     }
-    packed += whole_panels(t->n) * b.depth;
+    if (packed) packed += whole_panels(t->n) * b.depth;
   }
 }

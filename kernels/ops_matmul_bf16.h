@@ -51,7 +51,7 @@ static __attribute__((noinline)) void tile_again(vf (*acc)[NV], long mr, const f
 #define TILE_END                                                                                       \
   if (flush_end(mode_before)) {                                                                        \
     vf again[MR][NV];                                                                                  \
-    tile_again(again, mr, a, b - depth * PANEL, depth);                                                \
+    tile_again(again, mr, a, b - depth * bs, depth);                                                \
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {                                            \
       _Pragma("GCC unroll 4") for (int v = 0; v < NV; v++) acc[i][v] = again[i][v];                    \
     }                                                                                                  \

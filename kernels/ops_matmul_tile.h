@@ -1,27 +1,27 @@
 // A register tile of a matrix product, for one kind of product: TILE_KIND names it. TILE_CHAIN(y, x, acc) adds what one packed
 // value holds to a chain. TILE_IN_PLACE says that rows are not packed. Include it once for each kind.
 
-// TILE_STEP adds the terms of packed value u from where rows and b are, TILE_ADVANCE moves those on by n.
+// TILE_STEP adds the terms of packed value u from where rows are and the next of b, TILE_ADVANCE moves rows on by n.
 #define TILE_STEP(u)                                                                                        \
   {                                                                                                         \
     vf x[NV];                                                                                               \
-    _Pragma("GCC unroll 4") for (int v = 0; v < NV; v++) x[v] = vf_load(b + (u) * PANEL + 16 * v);            \
+    _Pragma("GCC unroll 4") for (int v = 0; v < NV; v++) x[v] = vf_load(b + 16 * v);                        \
     _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {                                                 \
       vf y = vf_set1(*(const float*)(rows[i / TOGETHER] + i % TOGETHER * step + (u) * each));               \
       _Pragma("GCC unroll 4") for (int v = 0; v < NV; v++) acc[i][v] = TILE_CHAIN(y, x[v], acc[i][v]);      \
     }                                                                                                       \
+    b += bs;                                                                                                \
   }
 #define TILE_ADVANCE(n)                                                                                     \
-  b += (n) * PANEL;                                                                                         \
   _Pragma("GCC unroll 16") for (int g = 0; TOGETHER * g < mr; g++) {                                        \
     rows[g] += (n) * each;                                                                                  \
     if (TILE_IN_PLACE) __asm__("" : "+r"(rows[g]), "+r"(step)); /* an address of its own, and no others */  \
   }
 
 // One block of a tile of mr rows and NV vectors: c = or += the chains over depth packed values, then + bias.
-// cols says how many columns of the tile exist. In place, row i begins at a + i·ai.
+// cols says how many columns of the tile exist. In place, row i begins at a + i·ai. Packed values of b are bs apart.
 static inline __attribute__((always_inline)) void TILE_OF(tile)(const int mr, const float* restrict a, long ai,
-                                                                const float* restrict b, long depth, float* restrict c,
+                                                                const float* restrict b, long bs, long depth, float* restrict c,
                                                                 long ldc, long cols, int mode, const float* bias,
                                                                 ahead* next) {
   vf acc[MR][NV];
@@ -97,9 +97,9 @@ static inline __attribute__((always_inline)) void TILE_OF(tile)(const int mr, co
 }
 
 #define TILE(mr)                                                                                                     \
-  static void TILE_OF(tile_##mr)(const float* a, long ai, const float* b, long depth, float* c, long ldc, long cols, \
+  static void TILE_OF(tile_##mr)(const float* a, long ai, const float* b, long bs, long depth, float* c, long ldc, long cols, \
                                  int mode, const float* bias, ahead* next) {                                         \
-    TILE_OF(tile)(mr, a, ai, b, depth, c, ldc, cols, mode, bias, next);                                              \
+    TILE_OF(tile)(mr, a, ai, b, bs, depth, c, ldc, cols, mode, bias, next);                                              \
   }
 #define TILE_ENTRY(mr) TILE_OF(tile_##mr),
 TILE_SIZES(TILE)
