@@ -156,7 +156,6 @@ DEVICE void matmul_bf16_wgmma(float* c, const uint16_t* a, const uint16_t* b, co
     flush_sums(s, c, at >= end ? bias : nullptr, tile.row + t / WARP * 16 + lane / 4, tile.column + lane % 4 * 2, m, n, accumulate);
     accumulate = 1;
   }
-  wait_copies(0);  // of steps that do not exist
 }
 
 // The three layouts, as those of matmul_bf16, with the same arguments. Grid and block are the same, shared WGMMA_BYTES.

@@ -51,7 +51,7 @@ try() {
 		return 1
 	fi
 	if ! { "${@:2}" -fsanitize=address -c "$copy/emulator/kernels.cc" -o "$copy/kernels.o" &&
-		"${@:2}" -fsanitize=address,undefined -o "$copy/kernels" "$copy/kernels.o" "$dir"/test*.o "$dir"/{emulator,copies,tiles,fiber,isa_portable}.o -lpthread; } >"$log" 2>&1; then
+		"${@:2}" -fsanitize=address,undefined -o "$copy/kernels" "$copy/kernels.o" "$dir"/test*.o "$dir"/{emulator,copies,tiles,products,fiber,isa_portable}.o -lpthread; } >"$log" 2>&1; then
 		echo "FAIL $name: does not compile; $log has why"
 		return 1
 	fi
