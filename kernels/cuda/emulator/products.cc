@@ -10,7 +10,6 @@
 //   - warps of a group that do different things, and a thread that returns before its products are done.
 //
 // In which order the unit adds is its own; here it is a chain of fused multiply-adds in the order of k.
-#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -78,8 +77,9 @@ const char* sentence(const char* format, uint64_t x) {
   return text;
 }
 
-const float poison = std::nanf("0x3bad");
-bool poisoned(float x) { return memcmp(&x, &poison, sizeof x) == 0; }
+// A NaN that no arithmetic gives: what is computed from it has another bit.
+constexpr uint32_t poison = 0x7fa03bad;
+bool poisoned(const float& x) { return memcmp(&x, &poison, sizeof x) == 0; }
 
 uint32_t field(uint64_t descriptor, int from) { return static_cast<uint32_t>(descriptor >> from & 0x3fff) << 4; }
 
@@ -95,7 +95,8 @@ const char* wrong(uint64_t descriptor, bool along_k, uint32_t all_rows) {
   if (descriptor >> 62 != 1) return sentence("descriptor %#llx is not of lines of 128 bytes with exchanged chunks", descriptor);
   if (descriptor & ~(uint64_t{3} << 62 | uint64_t{0x3fff} << 32 | uint64_t{0x3fff} << 16 | 0x3fff)) return sentence("descriptor %#llx has bits that mean nothing here", descriptor);
   const uint32_t begin = field(descriptor, 0);
-  if (begin % align >= (along_k ? line_bytes : 16)) return sentence("a tile begins at address %llu, in the middle of one's eight lines", begin);
+  const uint32_t into = begin % align;  // the first line, where lines along k have terms of earlier products
+  if (into >= line_bytes || into % (along_k ? terms * 2 : line_bytes) != 0) return sentence("a tile begins at address %llu, not with eight lines or a product's terms in one", begin);
   if (field(descriptor, 32) % align != 0 || (!along_k && all_rows > 64 && field(descriptor, 16) % align != 0)) {
     return sentence("descriptor %#llx leads to addresses that are no multiples of 1024", descriptor);
   }
@@ -163,7 +164,7 @@ const char* started(void* const (&operands)[lanes]) {
       if (w.on_their_way.empty()) {
         w.own->of_lane[lane] = s;
         sum(*w.own, lane, i) = s[i];
-        s[i] = poison;
+        memcpy(&s[i], &poison, sizeof poison);
       } else if (w.own->of_lane[lane] != s || !poisoned(s[i])) {
         return "sums were changed that products on their way have";
       }
