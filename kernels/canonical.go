@@ -107,6 +107,12 @@ import (
 //
 // Attention of heads of up to MaxRoundedHead values multiplies bfloat16 there too; the text on that is in docs/algorithms.md.
 // All else is class f32.
+//
+// # Class "bf16-wgmma-sm_90"
+//
+// The same, but linear layers and convolutions have wgmma.mma_async m64n256k16 in place of mma.sync: a chain's first instruction adds to
+// nothing, and +0 are in place of terms up to a multiple of 64. Its bits need not be those of "bf16-mma-sm_90". GPUs of compute capability 9.0
+// have this class where their products are found right, as they are opened.
 const (
 	// Lanes is the number of accumulators in a lane sum.
 	Lanes = 16
@@ -122,19 +128,26 @@ const (
 	BlockMMA = 4096
 	// ClassBF16MMA begins the names of the classes of products of bfloat16 on GPUs; the compute capability follows, as "sm_90".
 	ClassBF16MMA = "bf16-mma-"
+	// ClassBF16WGMMA begins the name of the class of products by another instruction of such GPUs, in the same way.
+	ClassBF16WGMMA = "bf16-wgmma-"
 	// MaxRoundedHead is the size of the largest heads whose attention multiplies bfloat16 in such classes.
 	MaxRoundedHead = 128
 )
 
 // RoundsFactors says whether devices of a class round the factors of linear layers to bfloat16.
 func RoundsFactors(class string) bool {
-	return class == ClassBF16 || strings.HasPrefix(class, ClassBF16MMA)
+	return class == ClassBF16 || byMatrixUnit(class)
 }
 
 // RoundsAttention says whether devices of a class also round the factors of attention's products, probabilities among them, for heads
 // of hs values.
 func RoundsAttention(class string, hs int) bool {
-	return strings.HasPrefix(class, ClassBF16MMA) && hs <= MaxRoundedHead
+	return byMatrixUnit(class) && hs <= MaxRoundedHead
+}
+
+// byMatrixUnit says whether a class is one of those of GPUs' matrix units.
+func byMatrixUnit(class string) bool {
+	return strings.HasPrefix(class, ClassBF16MMA) || strings.HasPrefix(class, ClassBF16WGMMA)
 }
 
 const (

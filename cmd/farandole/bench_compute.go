@@ -92,6 +92,7 @@ type stepReport struct {
 	Seq             int                `json:"seq"`
 	Threads         int                `json:"threads"`
 	Precision       string             `json:"precision"`
+	Class           string             `json:"class"` // the device's
 	Iterations      int                `json:"iterations"`
 	MSPerStep       float64            `json:"ms_per_step"` // median
 	PhasesMS        map[string]float64 `json:"phases_ms"`   // medians
@@ -180,7 +181,7 @@ varies by more than the machinery costs.`,
 			if o.output == "json" {
 				return writeJSON(cmd.OutOrStdout(), rep)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s (%s), batch %d, seq %d, %s\n", rep.Model, rep.Program, rep.Batch, rep.Seq, rep.Device)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s (%s), batch %d, seq %d, %s, class %s\n", rep.Model, rep.Program, rep.Batch, rep.Seq, rep.Device, rep.Class)
 			fmt.Fprintf(cmd.OutOrStdout(), "%.2f ms a step: forward %.2f, backward %.2f, update %.2f\n", rep.MSPerStep,
 				rep.PhasesMS["forward"], rep.PhasesMS["backward"], rep.PhasesMS["update"])
 			if rep.PeakGFLOPS == 0 {
@@ -246,7 +247,7 @@ func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq 
 		whole, peaks = append(whole, total), append(peaks, peak)
 	}
 	rep := &stepReport{Model: name, Program: model.Program(), Device: dev.Name(), Batch: batch, Seq: seq, Threads: o.threads,
-		Precision: o.precision, Iterations: o.iters, PhasesMS: map[string]float64{}, PeakMemoryBytes: peakMemory()}
+		Precision: o.precision, Class: dev.Class(), Iterations: o.iters, PhasesMS: map[string]float64{}, PeakMemoryBytes: peakMemory()}
 	for phase, ns := range phases {
 		rep.PhasesMS[phase] = median(ns) / 1e6
 	}

@@ -40,7 +40,7 @@ func TestBF16Class(t *testing.T) {
 	if !emulated(t, "GPUS=2", "CAPABILITY=1:90") {
 		return
 	}
-	for rank, class := range []string{"bf16-mma-sm_80", "bf16-mma-sm_90"} {
+	for rank, class := range []string{"bf16-mma-sm_80", "bf16-wgmma-sm_90"} {
 		for precision, want := range map[string]string{"": "f32", "f32": "f32", "bf16": class} {
 			d, err := kernels.Open("cuda", kernels.Config{Precision: precision, LocalRank: rank})
 			require.NoError(t, err)

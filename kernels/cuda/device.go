@@ -8,7 +8,6 @@ import "C"
 import (
 	"embed"
 	"fmt"
-	"io/fs"
 	"runtime"
 	"unsafe"
 
@@ -68,7 +67,8 @@ func open(i int, cfg kernels.Config) (_ *device, err error) {
 		return nil, fmt.Errorf("GPU %d: %w", i, described(err))
 	}
 	d.name = fmt.Sprintf("cuda %s, GPU %d", model, i)
-	if err = d.classify(cfg.Precision); err != nil {
+	capability, err := d.classify(cfg.Precision)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", d.name, described(err))
 	}
 	if d.ctx, err = d.ordinal.RetainPrimaryCtx(); err != nil {
@@ -78,23 +78,27 @@ func open(i int, cfg kernels.Config) (_ *device, err error) {
 		_ = d.Close()
 		return nil, fmt.Errorf("%s: %w", d.name, err)
 	}
+	if err := d.chooseWGMMA(capability, cfg.Logger); err != nil {
+		_ = d.Close()
+		return nil, err
+	}
 	return d, nil
 }
 
 // classify sets the numerics class. The bits of products of bfloat16 are those of the GPU's matrix unit, so their class names its
-// compute capability.
-func (d *device) classify(precision string) error {
+// compute capability, which is given too, as 90 for 9.0; 0 in class f32, which needs none.
+func (d *device) classify(precision string) (capability int, err error) {
 	if precision != kernels.ClassBF16 {
 		d.class, d.tiling = kernels.ClassF32, &tilingF32
-		return nil
+		return 0, nil
 	}
 	major, err := d.ordinal.Attribute(cu.ComputeCapabilityMajor)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	minor, err := d.ordinal.Attribute(cu.ComputeCapabilityMinor)
 	d.class, d.tiling = fmt.Sprintf("%ssm_%d%d", kernels.ClassBF16MMA, major, minor), &tilingBF16
-	return err
+	return 10*major + minor, err
 }
 
 // prepare makes the streams, has the driver compile the kernels for this GPU, and registers the memory that copies pass through.
@@ -105,23 +109,26 @@ func (d *device) prepare() (err error) {
 	if d.aside, err = cu.MakeStream(cu.NonBlocking); err != nil {
 		return described(err)
 	}
-	files, err := fs.Glob(ptx, "ptx/*.ptx")
+	if err = d.load("ptx/kernels.sm_80.ptx", 0, kMatmulWGMMANT); err != nil {
+		return fmt.Errorf("%w; it needs compute capability 8.0 or newer, and a driver for CUDA 11 or newer", err)
+	}
+	d.stage, err = d.register(stageLen)
+	return err
+}
+
+// load has the driver compile a file of PTX, and finds in it the kernels from one to before another.
+func (d *device) load(file string, from, to kernel) error {
+	image, err := ptx.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	for _, file := range files {
-		image, err := ptx.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		m, err := cu.LoadData(string(image))
-		if err != nil {
-			return fmt.Errorf("%s: %w; it needs compute capability 8.0 or newer, and a driver for CUDA 11 or newer", file, described(err))
-		}
-		d.modules = append(d.modules, m)
+	m, err := cu.LoadData(string(image))
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, described(err))
 	}
-	for k := range kernelCount {
-		if d.functions[k], err = d.find(k.String()); err != nil {
+	d.modules = append(d.modules, m)
+	for k := from; k < to; k++ {
+		if d.functions[k], err = m.Function(k.String()); err != nil {
 			return fmt.Errorf("kernel %s: %w", k, described(err))
 		}
 		if sharedBytes[k] > defaultShared {
@@ -130,22 +137,12 @@ func (d *device) prepare() (err error) {
 			}
 		}
 	}
-	d.stage, err = d.register(stageLen)
-	return err
+	return nil
 }
 
 // handle is the driver's handle in x, which has nothing else in it.
 func handle[T cu.Function | cu.Stream | cu.CUContext](x T) unsafe.Pointer {
 	return *(*unsafe.Pointer)(unsafe.Pointer(&x))
-}
-
-func (d *device) find(name string) (f cu.Function, err error) {
-	for _, m := range d.modules {
-		if f, err = m.Function(name); err == nil {
-			return f, nil
-		}
-	}
-	return f, err
 }
 
 func (d *device) Name() string  { return d.name }

@@ -40,7 +40,7 @@ build-cuda: $(HEADERS_12)/cuda.h $(GPU)/link/libcuda.a ## build farandole and th
 # ---- the driver for tests
 
 EMULATOR := kernels/cuda/emulator
-EMULATED := $(patsubst %,$(GPU)/emulator/%.o,driver driver_graph driver_ipc driver_ptx emulator copies tiles fiber kernels)
+EMULATED := $(patsubst %,$(GPU)/emulator/%.o,driver driver_graph driver_ipc driver_ptx emulator copies tiles products fiber kernels)
 # The processor's own fused multiply-add is much faster than the library's.
 EMULATOR_FLAGS := -std=c++17 -O2 -march=native -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas
 

@@ -48,6 +48,11 @@ const (
 	kAttentionBF16ColumnsNarrow
 	kAttentionBF16ColumnsWide
 
+	// Only compute capability 9.0 has these: see chooseWGMMA.
+	kMatmulWGMMANT
+	kMatmulWGMMANN
+	kMatmulWGMMATN
+
 	kernelCount
 )
 
@@ -65,6 +70,7 @@ var names = [kernelCount]string{
 	kAttention: "attention", kAttentionBackwardRows: "attention_backward_rows", kAttentionBackwardColumns: "attention_backward_columns",
 	kAttentionBF16Narrow: "attention_bf16_64", kAttentionBF16RowsNarrow: "attention_bf16_rows_64", kAttentionBF16ColumnsNarrow: "attention_bf16_columns_64",
 	kAttentionBF16Wide: "attention_bf16_128", kAttentionBF16RowsWide: "attention_bf16_rows_128", kAttentionBF16ColumnsWide: "attention_bf16_columns_128",
+	kMatmulWGMMANT: "matmul_bf16_wgmma_nt", kMatmulWGMMANN: "matmul_bf16_wgmma_nn", kMatmulWGMMATN: "matmul_bf16_wgmma_tn",
 }
 
 // sharedBytes is the dynamic shared memory of the kernels that have some. More than defaultShared is asked for when a device is opened.
@@ -82,6 +88,10 @@ var sharedBytes = [kernelCount]int{
 	kAttentionBF16RowsWide:      C.ATTENTION_BF16_BYTES,
 	kAttentionBF16ColumnsNarrow: C.ATTENTION_BF16_COLUMNS_64_BYTES,
 	kAttentionBF16ColumnsWide:   C.ATTENTION_BF16_COLUMNS_128_BYTES,
+
+	kMatmulWGMMANT: C.WGMMA_BYTES,
+	kMatmulWGMMANN: C.WGMMA_BYTES,
+	kMatmulWGMMATN: C.WGMMA_BYTES,
 }
 
 const defaultShared = 48 << 10

@@ -2,46 +2,65 @@
 
 CUDA         := kernels/cuda
 CLANG        := clang++-19
-PTX_ARCH     := sm_80
-PTX          := $(CUDA)/ptx/kernels.$(PTX_ARCH).ptx
-PTX_FLAGS    := -x cuda --cuda-device-only -nocudainc -nocudalib -S -O3 -std=c++17 -ffp-contract=off -Wall -Wextra -Werror \
-                --cuda-gpu-arch=$(PTX_ARCH) --cuda-feature=+ptx70
-# Which GPUs the PTX is assembled for, and how many bytes of registers a kernel may spill to memory there.
-PTXAS_ARCHS  := sm_80 sm_90 sm_100
-SPILL_BUDGET := 8
+PTX          := $(CUDA)/ptx/kernels.sm_80.ptx $(CUDA)/ptx/kernels.sm_90a.ptx
+PTX_FLAGS    := -x cuda --cuda-device-only -nocudainc -nocudalib -S -O3 -std=c++17 -ffp-contract=off -Wall -Wextra -Werror
+# Of each PTX: its source, what it is compiled for, and which GPUs it is assembled for. sm_90a is compute capability 9.0 and no other.
+PTX_SOURCE_sm_80  := kernels.cu
+PTX_SOURCE_sm_90a := kernels_sm_90a.cu
+PTX_FLAGS_sm_80   := --cuda-gpu-arch=sm_80 --cuda-feature=+ptx70
+PTX_FLAGS_sm_90a  := --cuda-gpu-arch=sm_90a --cuda-feature=+ptx80
+PTXAS_ARCHS_sm_80  := sm_80 sm_90 sm_100
+PTXAS_ARCHS_sm_90a := sm_90a
+# How many bytes of registers a kernel may spill to memory there, and how many registers a thread may have.
+SPILL_BUDGET_sm_80  := 8
+SPILL_BUDGET_sm_90a := 0
+REGISTER_BUDGET_sm_80  := 255
+REGISTER_BUDGET_sm_90a := 248
 NVCC_WHEEL   := nvidia-cuda-nvcc-cu12==12.9.86
 PTXAS        := $(CACHE)/cuda-nvcc/nvidia/cuda_nvcc/bin/ptxas
 
-# $(call ptx,FILE) writes the kernels' PTX.
+arch_of = $(patsubst kernels.%.ptx,%,$(notdir $(1)))
+# $(call ptx,FILE) writes the PTX of that name.
 define ptx
 	@command -v $(CLANG) >/dev/null || { echo "missing: $(CLANG); install clang-19 (Debian's name) and run again"; exit 1; }
 	mkdir -p $(dir $(1))
-	$(CLANG) $(PTX_FLAGS) $(CUDA)/kernels.cu -o $(1)
+	$(CLANG) $(PTX_FLAGS) $(PTX_FLAGS_$(call arch_of,$(1))) $(CUDA)/$(PTX_SOURCE_$(call arch_of,$(1))) -o $(1)
+
 endef
 
 gen: gen-ptx
 .PHONY: gen-ptx
 gen-ptx:
-	$(call ptx,$(PTX))
+	$(foreach file,$(PTX),$(call ptx,$(file)))
+
+# $(call assemble,FILE): it assembles, within the budgets, and with no wait among products on their way that the source has not.
+define assemble
+	@for arch in $(PTXAS_ARCHS_$(call arch_of,$(1))); do \
+	  $(PTXAS) -arch=$$arch -v $(1) -o /dev/null 2>&1 | awk -v budget=$(SPILL_BUDGET_$(call arch_of,$(1))) -v registers=$(REGISTER_BUDGET_$(call arch_of,$(1))) -v arch=$$arch ' \
+	    /error|fatal/ { print; bad = 1 } \
+	    /wgmma.*serialized|warpgroup.*injected/ { print arch ": " $$0; bad = 1 } \
+	    /Compiling entry function/ { name = $$7; kernels++ } \
+	    /spill stores/ { if ($$5 + $$9 > budget || $$1 > budget) { print arch ": kernel " name " spills, or has arrays in memory: " $$0; bad = 1 } } \
+	    match($$0, /Used [0-9]+ registers/) { n = substr($$0, RSTART + 5) + 0; if (n > most) most = n; if (n > registers) { print arch ": kernel " name " has " n " registers"; bad = 1 } } \
+	    END { if (!kernels) { print arch ": no kernel was assembled"; bad = 1 } else if (!bad) print arch ": " kernels " kernels assembled, none spills more than " budget " bytes or has more than " most " registers"; exit bad }' \
+	  || exit 1; \
+	done
+
+endef
 
 # The PTX is what the sources say; no instruction flushes subnormal numbers, approximates, or leaves it to the assembler to fuse a
 # multiplication and an addition, but for the powers of two of attention in bfloat16, whose class names the GPU; and it assembles.
 check: check-ptx
 .PHONY: check-ptx
 check-ptx: $(PTXAS)
-	$(call ptx,$(CACHE)/ptx/kernels.ptx)
-	@diff -q $(PTX) $(CACHE)/ptx/kernels.ptx || { echo "$(PTX) is not what $(CUDA)/*.cu says: run make gen and commit the result"; exit 1; }
-	@awk '/\.entry / { named = /attention_bf16_/ } named && /ex2\.approx\.ftz\.f32/ { next } \
-	  /\.ftz|\.approx|\.full|(^|[^a-z.])(add|sub|mul|fma|mad|div|sqrt)\.f(32|64)([^0-9]|$$)/ { print FILENAME ":" NR ": " $$0; bad = 1 } \
-	  END { if (bad) print FILENAME ": these round in another way than the CPU"; exit bad }' $(PTX)
-	@for arch in $(PTXAS_ARCHS); do \
-	  $(PTXAS) -arch=$$arch -v $(PTX) -o /dev/null 2>&1 | awk -v budget=$(SPILL_BUDGET) -v arch=$$arch ' \
-	    /error|fatal/ { print; bad = 1 } \
-	    /Compiling entry function/ { name = $$7; kernels++ } \
-	    /spill stores/ { if ($$5 + $$9 > budget || $$1 > budget) { print arch ": kernel " name " spills, or has arrays in memory: " $$0; bad = 1 } } \
-	    END { if (!kernels) { print arch ": no kernel was assembled"; bad = 1 } else if (!bad) print arch ": " kernels " kernels assembled, none spills more than " budget " bytes"; exit bad }' \
-	  || exit 1; \
+	$(foreach file,$(PTX),$(call ptx,$(CACHE)/ptx/$(notdir $(file))))
+	@for file in $(PTX); do \
+	  diff -q $$file $(CACHE)/ptx/$${file##*/} || { echo "$$file is not what $(CUDA)/*.cu says: run make gen and commit the result"; exit 1; }; \
 	done
+	@awk '/\.entry / { named = /attention_bf16_/ } named && /ex2\.approx\.ftz\.f32/ { next } \
+	  /\.ftz|\.approx|\.full|(^|[^a-z.])(add|sub|mul|fma|mad|div|sqrt)\.f(32|64)([^0-9]|$$)/ { print FILENAME ":" FNR ": " $$0; bad = 1 } \
+	  END { if (bad) print "these round in another way than the CPU"; exit bad }' $(PTX)
+	$(foreach file,$(PTX),$(call assemble,$(file)))
 
 $(PTXAS):
 	@command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || { echo "missing: pip, to fetch $(NVCC_WHEEL); install python3-pip and run again"; exit 1; }

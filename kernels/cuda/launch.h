@@ -24,6 +24,12 @@
 #define MMA_BYTES (MMA_STAGES * (MMA_ROWS + MMA_COLUMNS) * MMA_STEP * 2)
 #define ENCODE_EACH 8
 
+// The same by the matrix unit of compute capability 9.0: tiles, blocks and chains are those of MMA, and TILE_ALIGN bytes more let the first stage
+// begin where it may.
+#define WGMMA_STEP 64
+#define WGMMA_STAGES 4
+#define WGMMA_BYTES (WGMMA_STAGES * (MMA_ROWS + MMA_COLUMNS) * WGMMA_STEP * 2 + 1024)
+
 // Sums down columns: a block sums one canonical block of rows, one column a thread.
 #define COLUMN_THREADS 128
 

@@ -14,12 +14,12 @@
 //
 // So nothing but the matrix unit and the second cache should be near its limit. No GPU has confirmed any of that.
 #include "arithmetic.h"
+#include "mma_tile.h"
 
 enum {
   MMA_TERMS = 16,  // of an instruction
   MMA_CHUNK = 8,   // values in 16 bytes
   MMA_WARP = 64,   // rows and columns of a warp's tile
-  MMA_GROUP = 8,   // tiles that follow each other down a column
   MMA_STAGE_A = MMA_ROWS * MMA_STEP / 2,
   MMA_STAGE_B = MMA_COLUMNS * MMA_STEP / 2,
   MMA_STAGE = MMA_STAGE_A + MMA_STAGE_B,  // floats, two values each
@@ -166,19 +166,6 @@ struct mma_chains {
         *to = bias ? v + bias[col] : v;
       }
     }
-  }
-};
-
-// The tile of this block: tiles come in groups of MMA_GROUP rows of them, column by column, so that blocks that run at the same time
-// share rows of a and columns of b.
-struct mma_tile {
-  int row, column;
-
-  DEVICE mma_tile mine(int m, int n) {
-    const int down = (m + MMA_ROWS - 1) / MMA_ROWS, across = (n + MMA_COLUMNS - 1) / MMA_COLUMNS, b = blockIdx.x;
-    const int first = b / (MMA_GROUP * across) * MMA_GROUP, in_group = b % (MMA_GROUP * across);
-    const int height = static_cast<int>(least(MMA_GROUP, down - first));
-    return {(first + in_group % height) * MMA_ROWS, in_group / height * MMA_COLUMNS};
   }
 };
 

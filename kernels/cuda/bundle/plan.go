@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -42,9 +41,11 @@ func plan(o options) []part {
 		{name: "step-f32-b4", gpu: true, limit: 40 * time.Second, least: 10 * time.Second, do: steps("f32", s.small)},
 		{name: "step-bf16-b32", gpu: true, limit: 60 * time.Second, least: 10 * time.Second, do: steps("bf16", s.large)},
 		{name: "step-bf16-b32-no-graphs", gpu: true, limit: 40 * time.Second, least: 10 * time.Second, do: steps("bf16", s.large, noGraphs)},
+		{name: "step-bf16-b32-no-wgmma", gpu: true, limit: 40 * time.Second, least: 10 * time.Second, do: withoutWGMMA(steps("bf16", s.large, noWGMMA))},
 		{name: "pytorch-compile", gpu: true, limit: 120 * time.Second, least: 40 * time.Second, do: torch("bf16", true, s.large)},
 		{name: "products-f32", gpu: true, limit: 60 * time.Second, least: 5 * time.Second, do: benchmarks("f32", "^BenchmarkProduct$")},
 		{name: "products-bf16", gpu: true, limit: 60 * time.Second, least: 5 * time.Second, do: benchmarks("bf16", "^BenchmarkProduct$")},
+		{name: "products-bf16-no-wgmma", gpu: true, limit: 60 * time.Second, least: 5 * time.Second, do: withoutWGMMA(benchmarks("bf16", "^BenchmarkProduct$", noWGMMA))},
 		{name: "attention-f32", gpu: true, limit: 40 * time.Second, least: 5 * time.Second, do: benchmarks("f32", "^BenchmarkAttention$")},
 		{name: "attention-bf16", gpu: true, limit: 40 * time.Second, least: 5 * time.Second, do: benchmarks("bf16", "^BenchmarkAttention$")},
 		{name: "step-f32-b32", gpu: true, limit: 60 * time.Second, least: 20 * time.Second, do: steps("f32", s.large)},
@@ -292,57 +293,6 @@ func writeExpected(ctx context.Context, o options, w io.Writer) error {
 	return os.WriteFile(o.expect, append(data, '\n'), 0o644)
 }
 
-// benchmarks runs those of kernels/cuda whose names match, with products of one numerics class.
-func benchmarks(precision, pattern string) func(context.Context, *bench, *report) result {
-	return func(ctx context.Context, b *bench, r *report) result {
-		argv := []string{b.program("cuda.test"), "-test.run", "^$", "-test.bench", pattern, "-gpu.precision", precision, "-test.v"}
-		if b.tiny {
-			argv = append(argv, "-gpu.tiny", "-test.benchtime", "1x")
-		} else {
-			argv = append(argv, "-test.benchtime", "100ms")
-		}
-		return b.figures(ctx, r, precision, argv...)
-	}
-}
-
-// noGraphs has the device launch call by call, for comparison.
-const noGraphs = "FARANDOLE_CUDA_GRAPHS=0"
-
-// steps times whole steps, with settings of the environment, NAME=VALUE, which their names say.
-func steps(precision string, size batch, settings ...string) func(context.Context, *bench, *report) result {
-	return func(ctx context.Context, b *bench, r *report) result {
-		s := sizesOf(b.options)
-		env := b.env
-		defer func() { b.env = env }()
-		b.env = append(slices.Clip(env), settings...)
-		e := b.run(ctx, timeLeft(ctx), b.program("farandole"), "bench", "step", "--device", "cuda", "--precision", precision, "--model", s.model,
-			"--batch", strconv.Itoa(size.rows), "--seq", strconv.Itoa(size.seq), "--iters", strconv.Itoa(s.iterations), "--warmup", "2", "-o", "json")
-		var rep struct {
-			MS     float64            `json:"ms_per_step"`
-			Tokens float64            `json:"tokens_per_second"`
-			GFLOPS float64            `json:"gflops"`
-			Phases map[string]float64 `json:"phases_ms"`
-		}
-		if e.err == nil {
-			e.err = readJSON(e.output, &rep)
-		}
-		if e.err != nil {
-			return fail(e, "%v", e.err)
-		}
-		figures := map[string]float64{"ms": rep.MS, "tokens/s": rep.Tokens, "TFLOP/s": rep.GFLOPS / 1e3}
-		for phase, ms := range rep.Phases {
-			figures[phase+" ms"] = ms
-		}
-		r.add("", map[string]map[string]float64{strings.Join(append([]string{stepName(precision, size)}, settings...), ", "): figures})
-		return pass("%.1f ms a step, %.0f tokens/s", rep.MS, rep.Tokens)
-	}
-}
-
-// stepName is a step's name among the figures.
-func stepName(precision string, size batch) string {
-	return fmt.Sprintf("step %s, %d × %d", precision, size.rows, size.seq)
-}
-
 // programProducts has `bench gemm` compare large products bit by bit with the CPU's, and times them.
 func programProducts(ctx context.Context, b *bench, r *report) result {
 	argv := []string{b.program("farandole"), "bench", "gemm", "--device", "cuda", "-o", "json", "--iters", "5", "--shapes", "gpt2"}
@@ -363,41 +313,4 @@ func doctor(ctx context.Context, b *bench, r *report) result {
 		return fail(e, "%v", e.err)
 	}
 	return pass("see the log")
-}
-
-// torch times the same model's step by PyTorch.
-func torch(precision string, compile bool, size batch) func(context.Context, *bench, *report) result {
-	return func(ctx context.Context, b *bench, r *report) result {
-		if e := b.run(ctx, 40*time.Second, "python3", "-c", "import torch; assert torch.cuda.is_available()"); e.err != nil {
-			return nothing("python3 has no torch with CUDA")
-		}
-		argv := []string{"python3", filepath.Join(b.bundle, torchScript), "--device", "cuda", "--precision", precision,
-			"--batch", strconv.Itoa(size.rows), "--seq", strconv.Itoa(size.seq), "--steps", "10"}
-		if compile {
-			argv = append(argv, "--compile")
-		}
-		e := b.run(ctx, timeLeft(ctx), argv...)
-		var rep struct {
-			Peer   string  `json:"peer"`
-			MS     float64 `json:"ms_per_step"`
-			Tokens float64 `json:"tokens_per_second"`
-		}
-		if e.err == nil {
-			lines := last(e.output)
-			e.err = readJSON(lines[len(lines)-1], &rep)
-		}
-		if e.err != nil {
-			return fail(e, "%v", e.err)
-		}
-		r.add("", map[string]map[string]float64{torchName(precision, compile, size): {"ms": rep.MS, "tokens/s": rep.Tokens}})
-		return pass("%s: %.1f ms a step, %.0f tokens/s", rep.Peer, rep.MS, rep.Tokens)
-	}
-}
-
-func torchName(precision string, compile bool, size batch) string {
-	how := "eager"
-	if compile {
-		how = "compiled"
-	}
-	return fmt.Sprintf("PyTorch %s %s, %d × %d", how, precision, size.rows, size.seq)
 }

@@ -21,8 +21,9 @@ const (
 type report struct {
 	Version     string                        `json:"version"` // the bundle's file VERSION
 	Device      string                        `json:"device,omitempty"`
-	Emulated    bool                          `json:"emulated"` // the GPU was the tests' own: its times mean nothing
-	Tiny        bool                          `json:"tiny"`     // the sizes too
+	ClassBF16   string                        `json:"class_bf16,omitempty"` // of products in bfloat16, as steps have them
+	Emulated    bool                          `json:"emulated"`             // the GPU was the tests' own: its times mean nothing
+	Tiny        bool                          `json:"tiny"`                 // the sizes too
 	NoGPU       string                        `json:"no_gpu,omitempty"`
 	Interrupted bool                          `json:"interrupted,omitempty"`
 	Began       time.Time                     `json:"began"`
@@ -99,6 +100,9 @@ func (r *report) markdown() string {
 	switch {
 	case r.Device != "":
 		fmt.Fprintf(&b, "Device: %s.\n", r.Device)
+		if r.ClassBF16 != "" {
+			fmt.Fprintf(&b, "Class of products in bfloat16: %s.\n", r.ClassBF16)
+		}
 	case r.NoGPU != "":
 		fmt.Fprintf(&b, "No GPU: %s\n", r.NoGPU)
 	}

@@ -284,7 +284,7 @@ API(cuStreamSynchronize, CUstream s) {
 API(cuModuleLoadData, CUmodule* m, const void* image) {
   IN_CONTEXT;
   auto made = std::make_unique<CUmod_st>();
-  if (CUresult bad = driver::entries(static_cast<const char*>(image), made->functions)) return bad;
+  if (CUresult bad = driver::entries(static_cast<const char*>(image), capability_of(c->gpu), made->functions)) return bad;
   *m = made.get();
   c->modules.insert(std::move(made));
   return CUDA_SUCCESS;
@@ -306,7 +306,7 @@ API(cuModuleGetFunction, CUfunction* f, CUmodule m, const char* name) {
 
 API(cuFuncSetAttribute, CUfunction f, CUfunction_attribute a, int value) {
   IN_CONTEXT;
-  if (a != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > static_cast<int>(driver::max_shared_optin)) {
+  if (a != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > static_cast<int>(driver::max_shared_optin(capability_of(c->gpu)))) {
     return refuse(CUDA_ERROR_INVALID_VALUE, "cuFuncSetAttribute(%d, %d)", a, value);
   }
   f->shared_limit = static_cast<unsigned>(value);
@@ -345,6 +345,7 @@ CUresult driver::start(CUcontext c, CUstream s, const launch& l) {
     std::vector<void*> args;
     for (auto& v : l.values) args.push_back(const_cast<char*>(v.data()));
     if (const char* mistake = l.f->kernel->launch(args.data(), l.grid, l.block, l.shared)) return refuse(CUDA_ERROR_ILLEGAL_ADDRESS, "%s", mistake);
+    if (asked().wrong == l.f->kernel->name) **static_cast<float**>(args[0]) += 1;
     return CUDA_SUCCESS;
   });
 }

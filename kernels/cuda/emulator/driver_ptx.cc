@@ -83,7 +83,7 @@ CUresult compare(const std::string& name, const std::vector<unsigned short>& siz
 
 }  // namespace
 
-CUresult entries(const char* text, std::map<std::string, CUfunc_st>& functions) {
+CUresult entries(const char* text, int capability, std::map<std::string, CUfunc_st>& functions) {
   words w(text);
   std::string word;
   bool version = false, target = false;
@@ -93,7 +93,8 @@ CUresult entries(const char* text, std::map<std::string, CUfunc_st>& functions) 
       version = true;
     } else if (word == ".target") {
       target = w.next(word) && word.compare(0, 3, "sm_") == 0;
-      if (target && atoi(word.c_str() + 3) > capability) {
+      const int least = target ? atoi(word.c_str() + 3) : 0;
+      if (least > capability || (word.back() == 'a' && least != capability)) {
         return refuse(CUDA_ERROR_NO_BINARY_FOR_GPU, "PTX for %s, and the GPU is an sm_%d", word.c_str(), capability);
       }
     } else if (word == ".entry") {

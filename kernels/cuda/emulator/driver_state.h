@@ -32,6 +32,7 @@ namespace driver {
 //   FARANDOLE_EMULATOR_ALONE=n      GPU n and the others do not reach each other's memory
 //   FARANDOLE_EMULATOR_GRAPHS=0     no graph is made executable
 //   FARANDOLE_EMULATOR_FAIL=place   that launch ends with an error, like an invalid address; the context is of no use then
+//   FARANDOLE_EMULATOR_WRONG=NAME   the kernels of that name add 1 to the first float of the array that is their first parameter
 //   FARANDOLE_EMULATOR_LOSE=place   the GPU is lost at that launch: all calls for it fail from then on
 struct place {
   long gpu = -1, number = 0;
@@ -56,13 +57,16 @@ struct settings {
   size_t memory = static_cast<size_t>(number("FARANDOLE_EMULATOR_MEMORY", 1L << 30));
   long alone = number("FARANDOLE_EMULATOR_ALONE", -1);
   bool lazy = number("FARANDOLE_EMULATOR_LAZY", 0) != 0, graphs = number("FARANDOLE_EMULATOR_GRAPHS", 1) != 0;
+  std::string wrong = getenv("FARANDOLE_EMULATOR_WRONG") ? getenv("FARANDOLE_EMULATOR_WRONG") : "";
   place fail{"FARANDOLE_EMULATOR_FAIL"}, lose{"FARANDOLE_EMULATOR_LOSE"}, other{"FARANDOLE_EMULATOR_CAPABILITY"};
 };
 
 // Limits of a GPU of compute capability 8.0.
 constexpr int capability = 80;
 constexpr int processors = 8;  // few, so that small tests have more work than fits at once
-constexpr unsigned max_threads = 1024, max_grid_yz = 65535, max_shared = 48 << 10, max_shared_optin = 163 << 10;
+constexpr unsigned max_threads = 1024, max_grid_yz = 65535, max_shared = 48 << 10;
+// The most shared memory of a block, for those that ask.
+constexpr unsigned max_shared_optin(int capability) { return (capability >= 90 ? 227 : 163) << 10; }
 
 // refuse tells of a mistake in how the driver is called, which a real driver would tell by its code alone or not at all.
 __attribute__((format(printf, 2, 3))) inline CUresult refuse(CUresult code, const char* format, ...) {
@@ -222,7 +226,7 @@ bool drop(std::set<std::unique_ptr<T>>& all, T* handle) {
 
 // entries reads the kernels of PTX text and the sizes of their parameters, and finds each among the emulated ones. A kernel
 // that is not there, or is not the same, means that PTX and host build are of different sources.
-CUresult entries(const char* text, std::map<std::string, CUfunc_st>& functions);
+CUresult entries(const char* text, int capability, std::map<std::string, CUfunc_st>& functions);
 
 // The process's state, guarded by lock.
 extern std::recursive_mutex lock;

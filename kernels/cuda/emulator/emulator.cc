@@ -116,6 +116,7 @@ void fiber_main() {
     worker& w = worker_now();
     w.body(w.arguments);
     end_copies();
+    end_products();
     wait(state::done);
   }
 }
@@ -234,6 +235,7 @@ void run_block() {
   const unsigned warps = static_cast<unsigned>((w.lanes.size() + warp - 1) / warp);
   for (lane& l : w.lanes) l.now = state::waiting_to_start;
   begin_copies();
+  begin_products();
   w.arrays.clear();
   w.static_used = 0;
   fill(w.memory + static_bytes, w.shared_bytes);
@@ -303,6 +305,7 @@ uint3 block_size() { return mine->size; }
 
 unsigned thread_number() { return number(*mine->current); }
 size_t threads_of_block() { return mine->lanes.size(); }
+uint32_t epoch_now() { return mine->epoch; }
 size_t word_of(const void* p) { return static_cast<size_t>(static_cast<const char*>(p) - mine->memory) / 4; }
 
 // The same as blame from inside the thread that is wrong: it ends here.
@@ -401,6 +404,7 @@ static void touch_word(access& read, access& wrote, unsigned me, bool write, siz
   if (arriving(offset / 4)) {
     fail("a race: %s byte %zu of shared memory, to which a copy is on its way", write ? "writes" : "reads", offset);
   }
+  if (write && being_multiplied(offset / 4)) fail("a race: writes byte %zu of shared memory, which a product on its way reads", offset);
   if (!write && wrote.epoch < w.first_epoch) fail("reads byte %zu of shared memory, which nobody has written", offset);
   if (!ordered(wrote, me)) {
     fail("a race: %s byte %zu of shared memory, which thread %u has written with no barrier between", write ? "writes" : "reads",
@@ -410,6 +414,7 @@ static void touch_word(access& read, access& wrote, unsigned me, bool write, siz
     if (!ordered(read, me) || (read.epoch == w.epoch && read.several)) {
       fail("a race: writes byte %zu of shared memory, which another thread has read with no barrier between", offset);
     }
+    emulator::wrote(offset / 4, me);
     wrote = {w.epoch, static_cast<uint16_t>(me), false};
     return;
   }

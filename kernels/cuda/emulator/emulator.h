@@ -9,6 +9,7 @@
 //   - with EMULATE_RACES, shared memory that is read before it is written, or that one thread writes and another touches with no
 //     barrier between;
 //   - the same that a copy writes for which nobody has waited, and a thread that returns before its copies have arrived;
+//   - products of the matrix unit that are not fenced, described or waited for as products.cc says;
 //   - matrices that are loaded from rows in the same banks of shared memory: right, but slow.
 //
 // Shared memory is full of NaN when a block begins. What this cannot see: races in global memory, what depends on the order of
@@ -71,6 +72,14 @@ void await_copies(unsigned newest, site at);
 void load_tile(uint32_t (&r)[4], const void* row, bool transposed, site at);
 uint32_t nearest_bf16(float x);
 void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, site at);
+
+// What products.cc does for wgmma.h.
+uint32_t shared_address(const void* p);
+void publish(site at);
+void fence_sums(site at);
+void start_product(float (&s)[128], uint64_t a, uint64_t b, bool add, bool a_along_k, bool b_along_k, site at);
+void commit_products(site at);
+void await_products(unsigned newest, site at);
 
 inline void check_aligned(const void* p, size_t bytes = sizeof(float4)) {
   if (reinterpret_cast<uintptr_t>(p) % bytes != 0) misaligned(p, bytes);

@@ -20,6 +20,25 @@ copy-to-a-stage-in-use|matmul_bf16.cu|from == 0 ? (MMA_STAGES - 1) * MMA_STAGE :
 copy-from-outside|matmul_bf16.cu|s * APART < lines && values > 0|s * APART < lines|matmul_bf16_nt|heap-buffer-overflow
 same-banks|matmul_bf16.cu|(chunk ^ (CHUNKS == 4 ? line / 2 % 4 : line % 8)) * 4|chunk * 4|matmul_bf16_tn|in the same banks
 divergent-matrix-unit|matmul_bf16.cu|tile.row + part_a < m &&|tile.row + part_a + lane / 4 < m &&|matmul_bf16_nn|waits for lane
+wgmma-sums-not-handed-over|matmul_bf16_wgmma.cu|      before_products();\n||matmul_bf16_wgmma_nt|no fence has handed its sums over
+wgmma-copies-not-published|matmul_bf16_wgmma.cu|      publish_copies();\n||matmul_bf16_wgmma_nn|has written and not published
+wgmma-published-behind-the-barrier|matmul_bf16_wgmma.cu|      publish_copies();\n      __syncthreads();|      __syncthreads();\n      publish_copies();|matmul_bf16_wgmma_tn|has written and not published
+wgmma-copies-not-waited-for|matmul_bf16_wgmma.cu|wait_copies(WGMMA_AHEAD - 1)|wait_copies(WGMMA_AHEAD)|matmul_bf16_wgmma_nt|to which a copy is on its way
+wgmma-products-not-waited-for|matmul_bf16_wgmma.cu|      wait_products(1);\n|      wait_products(3);\n|matmul_bf16_wgmma_tn|which a product on its way reads
+wgmma-sums-not-waited-for|matmul_bf16_wgmma.cu|    take_sums(s);|    wait_products(1);|matmul_bf16_wgmma_nn|, want
+wgmma-sums-touched|matmul_bf16_wgmma.cu|      wait_products(1);\n|      wait_products(1);\n      s[5] = s[5] + 1.0f;\n|matmul_bf16_wgmma_nt|sums were changed
+wgmma-wrong-stage|matmul_bf16_wgmma.cu|to = WGMMA_AHEAD * WGMMA_STAGE;|to = (WGMMA_AHEAD - 1) * WGMMA_STAGE;|matmul_bf16_wgmma_nt|to which a copy is on its way
+wgmma-wrong-descriptor-stride|wgmma.h|static_cast<uint64_t>(EIGHT_LINES >> 4) << 32|static_cast<uint64_t>(2 * EIGHT_LINES >> 4) << 32|matmul_bf16_wgmma_nt|, want
+wgmma-wrong-descriptor-leading|wgmma.h|static_cast<uint64_t>(TILE_BYTES >> 4) << 16|static_cast<uint64_t>(EIGHT_LINES >> 4) << 16|matmul_bf16_wgmma_nn|, want
+wgmma-other-lines|wgmma.h|static_cast<uint64_t>(1) << 62|static_cast<uint64_t>(2) << 62|matmul_bf16_wgmma_nt|is not of lines of 128 bytes
+wgmma-chunks-not-exchanged|matmul_bf16_wgmma.cu|(chunk % 8 ^ line % 8) * 16|chunk % 8 * 16|matmul_bf16_wgmma_tn|, want
+wgmma-chunks-exchanged-otherwise|matmul_bf16_wgmma.cu|(chunk % 8 ^ line % 8) * 16|(chunk % 8 ^ line / 2 % 8) * 16|matmul_bf16_wgmma_nt|, want
+wgmma-tile-anywhere|matmul_bf16_wgmma.cu|swizzled(place_of(memory))|place_of(memory)|matmul_bf16_wgmma_nt|a tile begins at address
+wgmma-same-terms-again|matmul_bf16_wgmma.cu|        y += next_terms(B_ALONG_K);\n||matmul_bf16_wgmma_nn|, want
+wgmma-not-transposed|matmul_bf16_wgmma.cu|start_product(A_ALONG_K, B_ALONG_K,|start_product(A_ALONG_K, true,|matmul_bf16_wgmma_nn|, want
+wgmma-one-group-alone|matmul_bf16_wgmma.cu|      before_products();\n|      if (threadIdx.x / WARP % 4 != 1) before_products();\n      before_products();\n|matmul_bf16_wgmma_nt|have not done the same
+wgmma-sums-kept|matmul_bf16_wgmma.cu|    int add = 0;|    int add = at > 0;|matmul_bf16_wgmma_nt|, want
+wgmma-copy-from-outside|matmul_bf16_wgmma.cu|s * APART < lines && values > 0|s * APART < lines|matmul_bf16_wgmma_nt|heap-buffer-overflow
 attention-copies-not-waited-for|attention_bf16.h|wait_copies(0);\n      settle(0, tile(stage, 0))|wait_copies(1);\n      settle(0, tile(stage, 0))|attention_bf16|to which a copy is on its way
 attention-rows-not-waited-for|attention_bf16.h|wait_copies(0);\n      settle(0, to|wait_copies(1);\n      settle(0, to|attention_bf16|to which a copy is on its way
 attention-tile-in-use|attention_bf16.h|stage ^= 1|stage ^= 0|attention_bf16|another thread has read with no barrier between
@@ -51,7 +70,7 @@ try() {
 		return 1
 	fi
 	if ! { "${@:2}" -fsanitize=address -c "$copy/emulator/kernels.cc" -o "$copy/kernels.o" &&
-		"${@:2}" -fsanitize=address,undefined -o "$copy/kernels" "$copy/kernels.o" "$dir"/test*.o "$dir"/{emulator,copies,tiles,fiber,isa_portable}.o -lpthread; } >"$log" 2>&1; then
+		"${@:2}" -fsanitize=address,undefined -o "$copy/kernels" "$copy/kernels.o" "$dir"/test*.o "$dir"/{emulator,copies,tiles,products,fiber,isa_portable}.o -lpthread; } >"$log" 2>&1; then
 		echo "FAIL $name: does not compile; $log has why"
 		return 1
 	fi

@@ -1,6 +1,7 @@
 // Products of bfloat16: with the emulator's matrix unit they have the bits of one chain in the order of k over each block, and with any
 // unit they are close to the exact sums.
 #include <algorithm>
+#include <climits>
 #include <cmath>
 
 #include "test.h"
@@ -47,6 +48,9 @@ TEST(encode_bf16) {
 struct layout {
   const char* name;
   bool a_along_k, b_along_k;
+  long step = MMA_STEP;  // behind the last term there are +0 up to a multiple of it
+  unsigned shared_bytes = MMA_BYTES;
+  long once_from = LONG_MAX;  // products of so many terms are tried with an accumulated result and a bias alone: they take long
 };
 
 // One factor: as values that are bfloat16, and as the kernel reads it.
@@ -61,8 +65,8 @@ struct factor {
   float at(long row, long term) const { return widened(x[static_cast<size_t>(along_k ? row * stride + term : term * stride + row)]); }
 };
 
-// The product as the emulator's matrix unit adds it up. There are +0 behind the last term.
-void product(const floats& c, const factor& a, const factor& b, const float* bias, bool accumulate) {
+// The product as the emulator's matrix unit adds it up.
+void product(const layout& l, const floats& c, const factor& a, const factor& b, const float* bias, bool accumulate) {
   for (long i = 0; i < a.rows; i++) {
     for (long j = 0; j < b.rows; j++) {
       float& to = c[static_cast<size_t>(i * b.rows + j)];
@@ -71,7 +75,7 @@ void product(const floats& c, const factor& a, const factor& b, const float* bia
         const long end = std::min<long>(a.k, first + MMA_BLOCK);
         float s = 0;
         for (long term = first; term < end; term++) s = std::fma(a.at(i, term), b.at(j, term), s);
-        if (end % MMA_STEP != 0) s = s + 0.0f;
+        if (end % l.step != 0) s = s + 0.0f;
         to = add ? to + s : s;
       }
       if (bias) to = to + bias[j];
@@ -106,12 +110,13 @@ void check(dice& r, const layout& l, long m, long n, long k, bool odd, bool misp
   const std::string what = std::string(l.name) + " " + std::to_string(m) + "×" + std::to_string(n) + "×" + std::to_string(k);
   for (bool accumulate : {false, true}) {
     for (bool biased : {false, true}) {
+      if (k >= l.once_from && !(accumulate && biased)) continue;
       const floats want = normal(r, static_cast<size_t>(m * n), misplace), got = want, other = want, before = want;
       const float* const add = biased ? bias.get() : nullptr;
-      product(want, a, b, add, accumulate);
+      product(l, want, a, b, add, accumulate);
       float* const no_planes = nullptr;
       const auto run = [&](unsigned z, const floats& c, float* planes, long first) {
-        launch(l.name, {tiles, 1, z}, {MMA_THREADS}, MMA_BYTES, c.get(), a.x.get(), b.x.get(), add, planes, (long long)m, (long long)n,
+        launch(l.name, {tiles, 1, z}, {MMA_THREADS}, l.shared_bytes, c.get(), a.x.get(), b.x.get(), add, planes, (long long)m, (long long)n,
                (long long)k, (long long)a.stride, (long long)b.stride, (long long)first, static_cast<int>(accumulate));
       };
       run(1, got, no_planes, 0);
@@ -139,8 +144,21 @@ void check_layout(dice& r, const layout& l) {
   check(r, l, between(r, 1, 9), between(r, 1, 9), 2 * MMA_BLOCK + between(r, 1, 99), false, false);
 }
 
+// Each product reads a whole tile here, however small: so these are fewer.
+void check_wgmma(dice& r, const char* name, bool a_along_k, bool b_along_k) {
+  const layout l = {name, a_along_k, b_along_k, WGMMA_STEP, WGMMA_BYTES, MMA_BLOCK};
+  const long shapes[][3] = {{1, 1, 1}, {128, 256, 328}, {129, 257, 40}, {133, 3, 161}, {70, 264, 64}};
+  for (const long* s : shapes) check(r, l, s[0], s[1], s[2], s[0] == 133, s[0] == 70);
+  check(r, l, between(r, 1, 300), between(r, 1, 300), between(r, 1, 140), false, false);
+  check(r, l, between(r, 1, 9), between(r, 1, 9), MMA_BLOCK + between(r, 1, 99), false, false);
+}
+
 TEST(matmul_bf16_nt) { check_layout(r, {"matmul_bf16_nt", true, true}); }
 TEST(matmul_bf16_nn) { check_layout(r, {"matmul_bf16_nn", true, false}); }
 TEST(matmul_bf16_tn) { check_layout(r, {"matmul_bf16_tn", false, false}); }
+
+TEST(matmul_bf16_wgmma_nt) { check_wgmma(r, "matmul_bf16_wgmma_nt", true, true); }
+TEST(matmul_bf16_wgmma_nn) { check_wgmma(r, "matmul_bf16_wgmma_nn", true, false); }
+TEST(matmul_bf16_wgmma_tn) { check_wgmma(r, "matmul_bf16_wgmma_tn", false, false); }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #define FARANDOLE_EMULATOR_THREADS_H
 
 #include <cstddef>
+#include <cstdint>
 
 #include "barriers.h"
 
@@ -28,6 +29,16 @@ void together(void* operands, const char* (*all)(void* const (&operands)[32]), s
 // begin_copies is called when a block begins, end_copies when a thread returns.
 void begin_copies();
 void end_copies();
+
+// The same of products; wrote notes that a thread writes a word of shared memory, and being_multiplied says whether a product on its way reads one.
+void begin_products();
+void end_products();
+void wrote(size_t word, unsigned thread);
+bool being_multiplied(size_t word);
+
+// epoch_now counts barriers.
+uint32_t epoch_now();
+
 // arriving says whether a copy that no thread has waited for writes this word of shared memory.
 bool arriving(size_t word);
 
