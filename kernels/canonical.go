@@ -122,19 +122,22 @@ const (
 	BlockMMA = 4096
 	// ClassBF16MMA begins the names of the classes of products of bfloat16 on GPUs; the compute capability follows, as "sm_90".
 	ClassBF16MMA = "bf16-mma-"
+	// ClassBF16CuBLASLt begins the names of the classes of products by NVIDIA's library; the compute capability, the library's version and
+	// the number of the GPU's multiprocessors follow, as "sm_90-120903-132".
+	ClassBF16CuBLASLt = "bf16-cublaslt-"
 	// MaxRoundedHead is the size of the largest heads whose attention multiplies bfloat16 in such classes.
 	MaxRoundedHead = 128
 )
 
 // RoundsFactors says whether devices of a class round the factors of linear layers to bfloat16.
 func RoundsFactors(class string) bool {
-	return class == ClassBF16 || strings.HasPrefix(class, ClassBF16MMA)
+	return class == ClassBF16 || strings.HasPrefix(class, ClassBF16MMA) || strings.HasPrefix(class, ClassBF16CuBLASLt)
 }
 
 // RoundsAttention says whether devices of a class also round the factors of attention's products, probabilities among them, for heads
 // of hs values.
 func RoundsAttention(class string, hs int) bool {
-	return strings.HasPrefix(class, ClassBF16MMA) && hs <= MaxRoundedHead
+	return (strings.HasPrefix(class, ClassBF16MMA) || strings.HasPrefix(class, ClassBF16CuBLASLt)) && hs <= MaxRoundedHead
 }
 
 const (

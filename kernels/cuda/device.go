@@ -27,7 +27,8 @@ type device struct {
 	shapes     kernels.Shapes
 	name       string
 	class      string
-	tiling     *tiling // of products
+	tiling     *tiling   // of products
+	cublasLt   *cublasLt // multiplies in place of the tiling where it can; nil: nowhere
 	ordinal    cu.Device
 	processors int // multiprocessors
 	ctx        cu.CUContext
@@ -77,6 +78,12 @@ func open(i int, cfg kernels.Config) (_ *device, err error) {
 	if err := d.do(d.prepare); err != nil {
 		_ = d.Close()
 		return nil, fmt.Errorf("%s: %w", d.name, err)
+	}
+	if cfg.Products == kernels.ProductsCuBLASLt {
+		if err := d.do(d.useCuBLASLt); err != nil {
+			_ = d.Close()
+			return nil, fmt.Errorf("%s: %w", d.name, err)
+		}
 	}
 	return d, nil
 }
@@ -188,6 +195,7 @@ func (d *device) Close() error {
 		keep(f.destroy())
 	}
 	keep(d.graphs.close())
+	keep(d.cublasLt.close())
 	for _, m := range d.imports {
 		keep(m.close())
 	}
