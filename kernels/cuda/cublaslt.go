@@ -63,6 +63,7 @@ func checkProducts(cfg kernels.Config) error {
 type cublasLt struct {
 	handle unsafe.Pointer
 	plans  map[C.struct_farandole_lt_shape]*C.struct_farandole_lt_plan // nil: there is no algorithm
+	call   C.struct_farandole_lt_call                                  // the one that is being submitted
 }
 
 // cublasLtError is the library's own failure.
@@ -132,15 +133,21 @@ func (d *device) plan(op string, p *product) (plan *C.struct_farandole_lt_plan, 
 	if plan, ok = d.cublasLt.plans[s]; ok || d.err != nil {
 		return plan, ok
 	}
-	err := d.do(func() error {
-		return cublasLtResult("it chooses no algorithm", C.farandole_lt_plan_new(d.cublasLt.handle, &s, &plan))
-	})
+	plan, err := d.newPlan(s)
 	if err != nil {
 		_ = d.fail(op, err)
 		return nil, false
 	}
 	d.cublasLt.plans[s] = plan
 	return plan, true
+}
+
+// newPlan has the library choose an algorithm.
+func (d *device) newPlan(s C.struct_farandole_lt_shape) (plan *C.struct_farandole_lt_plan, err error) {
+	err = d.do(func() error {
+		return cublasLtResult("it chooses no algorithm", C.farandole_lt_plan_new(d.cublasLt.handle, &s, &plan))
+	})
+	return plan, err
 }
 
 // multiplyByLibrary enqueues a product, and says false when the device's own kernels are to do it. What the library cannot take where it lies,
@@ -182,8 +189,9 @@ func (d *device) multiplyByLibrary(op string, p product) bool {
 
 // submitToLibrary hands over a call of multiplyByLibrary, whose context is current.
 func (d *device) submitToLibrary(c *call) error {
-	a := &c.args
-	return cublasLtResult("it does not multiply", C.farandole_lt_multiply(d.cublasLt.handle, (*C.struct_farandole_lt_plan)(c.host), &C.struct_farandole_lt_call{
+	a, l := &c.args, d.cublasLt
+	l.call = C.struct_farandole_lt_call{
 		c: C.uint64_t(a[0]), a: C.uint64_t(a[1]), b: C.uint64_t(a[2]), bias: C.uint64_t(a[3]), workspace: C.uint64_t(a[4]), accumulate: C.uint64_t(a[5]),
-	}, handle(d.stream)))
+	}
+	return cublasLtResult("it does not multiply", C.farandole_lt_multiply(l.handle, (*C.struct_farandole_lt_plan)(c.host), &l.call, handle(d.stream)))
 }

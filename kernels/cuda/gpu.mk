@@ -16,7 +16,7 @@ define wheel
 	@command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || { echo "missing: pip, to fetch $(1); install python3-pip and run again"; exit 1; }
 	@rm -rf $(3) && mkdir -p $(3)/wheel
 	@echo '$(1) --hash=sha256:$(2)' > $(3)/wheel/requirements.txt
-	python3 -m pip download -q --no-deps --only-binary=:all: --platform manylinux2014_x86_64 --require-hashes -d $(3)/wheel -r $(3)/wheel/requirements.txt
+	python3 -m pip download -q --no-deps --only-binary=:all: --platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 --require-hashes -d $(3)/wheel -r $(3)/wheel/requirements.txt
 	@python3 -m zipfile -e $(3)/wheel/*.whl $(3) && rm -r $(3)/wheel
 endef
 
