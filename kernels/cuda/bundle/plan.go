@@ -42,11 +42,11 @@ func plan(o options) []part {
 		{name: "step-f32-b4", gpu: true, limit: 40 * time.Second, least: 10 * time.Second, do: steps("f32", s.small)},
 		{name: "step-bf16-b32", gpu: true, limit: 60 * time.Second, least: 10 * time.Second, do: steps("bf16", s.large)},
 		{name: "step-bf16-b32-no-graphs", gpu: true, limit: 40 * time.Second, least: 10 * time.Second, do: steps("bf16", s.large, noGraphs)},
-		{name: "step-bf16-b32-cublaslt", gpu: true, limit: 40 * time.Second, least: 10 * time.Second, do: withCuBLASLt(steps("bf16", s.large, byCuBLASLt))},
+		{name: "step-bf16-b32-cublaslt", gpu: true, limit: 40 * time.Second, least: 10 * time.Second, do: withCuBLASLt(steps("bf16", s.large))},
 		{name: "pytorch-compile", gpu: true, limit: 120 * time.Second, least: 40 * time.Second, do: torch("bf16", true, s.large)},
 		{name: "products-f32", gpu: true, limit: 60 * time.Second, least: 5 * time.Second, do: benchmarks("f32", "^BenchmarkProduct$")},
 		{name: "products-bf16", gpu: true, limit: 60 * time.Second, least: 5 * time.Second, do: benchmarks("bf16", "^BenchmarkProduct$")},
-		{name: "products-bf16-cublaslt", gpu: true, limit: 60 * time.Second, least: 5 * time.Second, do: withCuBLASLt(benchmarks("bf16", "^BenchmarkProduct$", byCuBLASLt))},
+		{name: "products-bf16-cublaslt", gpu: true, limit: 60 * time.Second, least: 5 * time.Second, do: withCuBLASLt(benchmarks("bf16", "^BenchmarkProduct$"))},
 		{name: "attention-f32", gpu: true, limit: 40 * time.Second, least: 5 * time.Second, do: benchmarks("f32", "^BenchmarkAttention$")},
 		{name: "attention-bf16", gpu: true, limit: 40 * time.Second, least: 5 * time.Second, do: benchmarks("bf16", "^BenchmarkAttention$")},
 		{name: "step-f32-b32", gpu: true, limit: 60 * time.Second, least: 20 * time.Second, do: steps("f32", s.large)},
@@ -298,12 +298,15 @@ func writeExpected(ctx context.Context, o options, w io.Writer) error {
 func benchmarks(precision, pattern string) func(context.Context, *bench, *report) result {
 	return func(ctx context.Context, b *bench, r *report) result {
 		argv := []string{b.program("cuda.test"), "-test.run", "^$", "-test.bench", pattern, "-gpu.precision", precision, "-test.v"}
+		if b.products != "" {
+			argv = append(argv, "-gpu.products", b.products)
+		}
 		if b.tiny {
 			argv = append(argv, "-gpu.tiny", "-test.benchtime", "1x")
 		} else {
 			argv = append(argv, "-test.benchtime", "100ms")
 		}
-		return b.figures(ctx, r, precision, argv...)
+		return b.figures(ctx, r, b.by(precision), argv...)
 	}
 }
 
@@ -317,8 +320,12 @@ func steps(precision string, size batch, settings ...string) func(context.Contex
 		env := b.env
 		defer func() { b.env = env }()
 		b.env = append(slices.Clip(env), settings...)
-		e := b.run(ctx, timeLeft(ctx), b.program("farandole"), "bench", "step", "--device", "cuda", "--precision", precision, "--model", s.model,
-			"--batch", strconv.Itoa(size.rows), "--seq", strconv.Itoa(size.seq), "--iters", strconv.Itoa(s.iterations), "--warmup", "2", "-o", "json")
+		argv := []string{b.program("farandole"), "bench", "step", "--device", "cuda", "--precision", precision, "--model", s.model,
+			"--batch", strconv.Itoa(size.rows), "--seq", strconv.Itoa(size.seq), "--iters", strconv.Itoa(s.iterations), "--warmup", "2", "-o", "json"}
+		if b.products != "" {
+			argv = append(argv, "--products", b.products)
+		}
+		e := b.run(ctx, timeLeft(ctx), argv...)
 		var rep struct {
 			MS     float64            `json:"ms_per_step"`
 			Tokens float64            `json:"tokens_per_second"`
@@ -335,7 +342,7 @@ func steps(precision string, size batch, settings ...string) func(context.Contex
 		for phase, ms := range rep.Phases {
 			figures[phase+" ms"] = ms
 		}
-		r.add("", map[string]map[string]float64{strings.Join(append([]string{stepName(precision, size)}, settings...), ", "): figures})
+		r.add("", map[string]map[string]float64{strings.Join(append([]string{stepName(b.by(precision), size)}, settings...), ", "): figures})
 		return pass("%.1f ms a step, %.0f tokens/s", rep.MS, rep.Tokens)
 	}
 }
