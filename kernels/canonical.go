@@ -107,6 +107,11 @@ import (
 //
 // Attention of heads of up to MaxRoundedHead values multiplies bfloat16 there too; the text on that is in docs/algorithms.md.
 // All else is class f32.
+//
+// # Classes "bf16-cublaslt-sm_90-120903-132"
+//
+// The same, but linear layers and convolutions have the products of cuBLASLt, of that version on a GPU with that many multiprocessors, in
+// the library's own order. Shapes for which it has no algorithm are those of "bf16-mma-sm_90".
 const (
 	// Lanes is the number of accumulators in a lane sum.
 	Lanes = 16
