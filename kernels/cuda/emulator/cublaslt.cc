@@ -6,6 +6,7 @@
 //   FARANDOLE_EMULATOR_CUBLASLT_FAIL=n      the n-th product that the process asks for is refused, from 1
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
@@ -106,7 +107,7 @@ struct task {
   float* c;
   float old;
 
-  // Sums are chains of 512 terms, whose sums are added in order: not the order of any other class.
+  // Sums are chains of 512 terms, the last term first, whose sums are added in order: not the order of any other class.
   void run() const {
     constexpr size_t chain = 512;
     for (size_t j = 0; j < q.n; j++) {
@@ -114,7 +115,7 @@ struct task {
         float total = 0;
         for (size_t from = 0; from < q.k; from += chain) {
           float part = 0;
-          for (size_t l = from; l < q.k && l < from + chain; l++) {
+          for (size_t l = std::min(q.k, from + chain); l-- > from;) {
             part = std::fma(widened(q.first ? a[i * q.a + l] : a[l * q.a + i]), widened(q.second ? b[l * q.b + j] : b[j * q.b + l]), part);
           }
           total += part;
