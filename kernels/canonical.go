@@ -113,6 +113,11 @@ import (
 // The same, but linear layers and convolutions have wgmma.mma_async m64n256k16 in place of mma.sync: a chain's first instruction adds to
 // nothing, and +0 are in place of terms up to a multiple of 64. Its bits need not be those of "bf16-mma-sm_90". GPUs of compute capability 9.0
 // have this class where their products are found right, as they are opened.
+//
+// # Classes "bf16-cublaslt-sm_90-120903-132"
+//
+// The same, but linear layers and convolutions have the products of cuBLASLt, of that version on a GPU with that many multiprocessors, in
+// the library's own order. Shapes for which it has no algorithm are those of "bf16-mma-sm_90".
 const (
 	// Lanes is the number of accumulators in a lane sum.
 	Lanes = 16
@@ -130,6 +135,9 @@ const (
 	ClassBF16MMA = "bf16-mma-"
 	// ClassBF16WGMMA begins the name of the class of products by another instruction of such GPUs, in the same way.
 	ClassBF16WGMMA = "bf16-wgmma-"
+	// ClassBF16CuBLASLt begins the names of the classes of products by NVIDIA's library; the compute capability, the library's version and
+	// the number of the GPU's multiprocessors follow, as "sm_90-120903-132".
+	ClassBF16CuBLASLt = "bf16-cublaslt-"
 	// MaxRoundedHead is the size of the largest heads whose attention multiplies bfloat16 in such classes.
 	MaxRoundedHead = 128
 )
@@ -147,7 +155,7 @@ func RoundsAttention(class string, hs int) bool {
 
 // byMatrixUnit says whether a class is one of those of GPUs' matrix units.
 func byMatrixUnit(class string) bool {
-	return strings.HasPrefix(class, ClassBF16MMA) || strings.HasPrefix(class, ClassBF16WGMMA)
+	return strings.HasPrefix(class, ClassBF16MMA) || strings.HasPrefix(class, ClassBF16WGMMA) || strings.HasPrefix(class, ClassBF16CuBLASLt)
 }
 
 const (

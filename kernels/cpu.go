@@ -17,6 +17,8 @@ type Config struct {
 	// ISA forces an instruction set: "avx512", "avx2", "neon", "portable" (C), or "go". Empty means the best that
 	// this machine and build have. All give the same bits.
 	ISA string
+	// Products is ProductsOwn, which empty means, or ProductsCuBLASLt for a GPU with ClassBF16.
+	Products string
 	// Precision is ClassF32 or ClassBF16; empty means ClassF32. ClassBF16 rounds the factors of linear layers
 	// to bfloat16, which processors with avx512_bf16 multiply twice as fast; others emulate it, slower than float32. It is
 	// also the numerics class, but on a GPU, which has one of its own with ClassBF16MMA.
@@ -41,6 +43,9 @@ const isaGo = "go"
 func NewCPU(cfg Config) (Device, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
+	}
+	if cfg.Products != "" && cfg.Products != ProductsOwn {
+		return nil, fmt.Errorf("kernels: products %s: a CPU has only products %s: leave that out, or use device cuda", cfg.Products, ProductsOwn)
 	}
 	what := cfg.ISA
 	if cfg.Precision != ClassF32 {

@@ -10,6 +10,12 @@ import (
 // ErrNoGPU says that there is no GPU to compute on, and why.
 var ErrNoGPU = errors.New("no GPU")
 
+// What multiplies on a GPU: values of Config.Products.
+const (
+	ProductsOwn      = "own"      // the kernels of this program
+	ProductsCuBLASLt = "cublaslt" // NVIDIA's library, where it is present, in a numerics class of its own
+)
+
 // GPUs opens GPUs. Package kernels/cuda registers the one that there is.
 type GPUs interface {
 	// Open gives the GPU for a worker. Without one the error is an ErrNoGPU.

@@ -27,6 +27,7 @@ type computeOptions struct {
 	pin           bool
 	isa           string
 	precision     string
+	products      string
 	iters, warmup int
 	output        string
 }
@@ -38,6 +39,7 @@ func (o *computeOptions) addFlags(cmd *cobra.Command, iters int) {
 	f.BoolVar(&o.pin, "pin", false, "bind each thread to a processor")
 	f.StringVar(&o.isa, "isa", "", "instruction set: "+strings.Join(kernels.ISAs(), ", ")+" (default: the best here)")
 	f.StringVar(&o.precision, "precision", kernels.ClassF32, "f32, or bf16 for products of bfloat16")
+	f.StringVar(&o.products, "products", kernels.ProductsOwn, "own, or cublaslt for NVIDIA's library on a GPU with --precision bf16")
 	f.IntVar(&o.iters, "iters", iters, "timed iterations")
 	f.IntVar(&o.warmup, "warmup", 1, "iterations before them")
 	f.StringVarP(&o.output, "output", "o", "text", "text or json")
@@ -59,6 +61,9 @@ func (o *computeOptions) open() (kernels.Device, error) {
 	if err := oneOf("--precision", o.precision, kernels.ClassF32, kernels.ClassBF16); err != nil {
 		return nil, err
 	}
+	if err := oneOf("--products", o.products, kernels.ProductsOwn, kernels.ProductsCuBLASLt); err != nil {
+		return nil, err
+	}
 	if err := oneOf("--device", o.device, "cpu", "cuda"); err != nil {
 		return nil, err
 	}
@@ -68,7 +73,7 @@ func (o *computeOptions) open() (kernels.Device, error) {
 	if o.threads == 0 {
 		o.threads = kernels.Processors()
 	}
-	dev, err := kernels.Open(o.device, kernels.Config{Threads: o.threads, ISA: o.isa, Precision: o.precision, Pin: o.pin})
+	dev, err := kernels.Open(o.device, kernels.Config{Threads: o.threads, ISA: o.isa, Precision: o.precision, Products: o.products, Pin: o.pin})
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
@@ -93,6 +98,7 @@ type stepReport struct {
 	Threads         int                `json:"threads"`
 	Precision       string             `json:"precision"`
 	Class           string             `json:"class"` // the device's
+	Products        string             `json:"products"`
 	Iterations      int                `json:"iterations"`
 	MSPerStep       float64            `json:"ms_per_step"` // median
 	PhasesMS        map[string]float64 `json:"phases_ms"`   // medians
@@ -247,7 +253,7 @@ func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq 
 		whole, peaks = append(whole, total), append(peaks, peak)
 	}
 	rep := &stepReport{Model: name, Program: model.Program(), Device: dev.Name(), Batch: batch, Seq: seq, Threads: o.threads,
-		Precision: o.precision, Class: dev.Class(), Iterations: o.iters, PhasesMS: map[string]float64{}, PeakMemoryBytes: peakMemory()}
+		Precision: o.precision, Class: dev.Class(), Products: o.products, Iterations: o.iters, PhasesMS: map[string]float64{}, PeakMemoryBytes: peakMemory()}
 	for phase, ns := range phases {
 		rep.PhasesMS[phase] = median(ns) / 1e6
 	}

@@ -21,6 +21,7 @@ type gemmReport struct {
 	K          int          `json:"k"`
 	Threads    int          `json:"threads"`
 	Precision  string       `json:"precision"`
+	Products   string       `json:"products"`
 	Device     string       `json:"device"`
 	Iterations int          `json:"iterations"`
 	Layouts    []gemmLayout `json:"layouts"`
@@ -148,7 +149,7 @@ func benchGEMM(ctx context.Context, dev kernels.Device, m, n, k int, o *computeO
 	if err != nil {
 		return nil, failf("%w", err)
 	}
-	rep := &gemmReport{M: m, N: n, K: k, Threads: o.threads, Precision: o.precision, Device: dev.Name(), Iterations: o.iters}
+	rep := &gemmReport{M: m, N: n, K: k, Threads: o.threads, Precision: o.precision, Products: o.products, Device: dev.Name(), Iterations: o.iters}
 	flops := 2 * float64(m) * float64(n) * float64(k)
 	for _, l := range []struct {
 		name  string

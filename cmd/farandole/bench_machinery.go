@@ -71,7 +71,7 @@ func benchMachinery(ctx context.Context, model string, batch, seq int, o *comput
 		return nil, failf("%w", err)
 	}
 	m := &machinery{exe: exe, report: filepath.Join(dir, "nanos"), threads: o.threads}
-	m.task = trainerTask{Model: model, Precision: o.precision, Batch: batch, Seq: seq, Iters: o.iters, Warmup: max(o.warmup, 1), Report: m.report}
+	m.task = trainerTask{Model: model, Precision: o.precision, Products: o.products, Batch: batch, Seq: seq, Iters: o.iters, Warmup: max(o.warmup, 1), Report: m.report}
 	r := &machineryReport{Model: model, Batch: batch, Seq: seq, Threads: o.threads, Iterations: o.iters}
 	var ratios []float64
 	for i := range machineryPairs {

@@ -19,6 +19,7 @@ import (
 type trainerTask struct {
 	Model         string
 	Precision     string
+	Products      string
 	Batch, Seq    int
 	Iters, Warmup int
 	Idle          time.Duration // sleep so long instead of computing; 0: compute
@@ -52,7 +53,7 @@ func newBenchTrainerCommand() *cobra.Command {
 }
 
 func (t *benchTrainer) Setup(ctx context.Context, s *worker.Session) error {
-	t.Options = fit.Options{Steps: int64(t.Warmup + t.Iters), Shards: 1, Batch: int64(t.trainerTask.Batch), Seed: 1, LR: 1e-4, Precision: t.trainerTask.Precision}
+	t.Options = fit.Options{Steps: int64(t.Warmup + t.Iters), Shards: 1, Batch: int64(t.trainerTask.Batch), Seed: 1, LR: 1e-4, Precision: t.trainerTask.Precision, Products: t.trainerTask.Products}
 	if err := t.Open(s); err != nil {
 		return err
 	}

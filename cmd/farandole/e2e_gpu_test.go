@@ -124,6 +124,34 @@ func TestE2EGPUsOfTwoKinds(t *testing.T) {
 	require.Contains(t, r.WorldSizes, 2)
 }
 
+// Products by cuBLASLt have bits of their own: the same for any number of workers, with one killed. A worker without is refused, and without the
+// library there is one sentence.
+func TestE2EGPUsByCuBLASLtGiveTheSameWeights(t *testing.T) {
+	e := onGPUs(t, "GPUS=2")
+	bf16 := append(gpuArgs, "--precision", "bf16", "--device", "cuda")
+	args := append(bf16, "--products", "cublaslt")
+	want := e.alone(args...)
+	require.NotEqual(t, e.alone(bf16...), want, "that is another class")
+	r := e.run([]string{"--workers", "2", "--chaos", "kill rank=1 step=8; join step=15"}, args...)
+	require.Zero(t, r.code, "%s", r.out)
+	require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
+	requireLedger(t, r.summary, 30)
+	require.GreaterOrEqual(t, r.Generations, 2, "%s", r.out)
+	require.NotContains(t, r.out, "emulated")
+
+	// One of two workers has the option.
+	mixed := filepath.Join(e.TempDir(), "mixed.sh")
+	script := "#!/bin/sh\nif mkdir \"$0.first\" 2>/dev/null; then exec \"$@\" --products cublaslt; fi\nexec \"$@\"\n"
+	require.NoError(t, os.WriteFile(mixed, []byte(script), 0o755))
+	program, err := filepath.Rel(e.dir, mixed)
+	require.NoError(t, err)
+	r = e.run([]string{"--workers", "2"}, append([]string{program, filepath.Join(e.dir, "gpt")}, append(bf16[1:], "--steps", "5")...)...)
+	require.Zero(t, r.code, "%s", r.out)
+	require.Regexp(t, `this worker was refused: its arithmetic is of class "bf16-\S+", this job's of class "bf16-\S+": their results differ in the last bits`, r.out)
+	require.Contains(t, r.out, `"bf16-cublaslt-sm_80-131000-8"`)
+	require.Equal(t, []int{1}, r.WorldSizes)
+}
+
 // A GPU that is lost takes its worker with it, and no other: four workers on four GPUs become three.
 func TestE2ELostGPUGivesTheSameWeights(t *testing.T) {
 	e := onGPUs(t, "GPUS=4", "LOSE=2:900")

@@ -123,6 +123,8 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 		"rate":          {[]string{"--lr", "0"}, "--lr"},
 		"rate NaN":      {[]string{"--lr", "NaN"}, "--lr"},
 		"precision":     {[]string{"--precision", "fp8"}, "not known"},
+		"products":      {[]string{"--products", "mkl"}, "not known"},
+		"no library":    {[]string{"--device", "cpu", "--precision", "bf16", "--products", "cublaslt"}, "--products cublaslt: a CPU has only products own"},
 		"cuda":          {[]string{"--device", "cuda"}, "was built without GPUs"},
 		"device":        {[]string{"--device", "tpu"}, "not known"},
 		"tokenizer":     {[]string{"--tokenizer", "words"}, "choose"},

@@ -61,6 +61,8 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 		"steps":        {[]string{"--steps", "-1"}, "negative"},
 		"rate":         {[]string{"--lr", "-1"}, "--lr"},
 		"precision":    {[]string{"--precision", "fp8"}, "not known"},
+		"products":     {[]string{"--products", "mkl"}, "not known"},
+		"no library":   {[]string{"--device", "cpu", "--precision", "bf16", "--products", "cublaslt"}, "--products cublaslt: a CPU has only products own"},
 		"cuda":         {[]string{"--device", "cuda"}, "was built without GPUs"},
 		"device":       {[]string{"--device", "tpu"}, "not known"},
 		"no data":      {[]string{"--data", t.TempDir()}, "--data"},

@@ -31,6 +31,7 @@ var (
 	tinyShape = benchShape{batch: 2, seq: 24, heads: 3, headSize: 16, vocab: 300, head: 24, params: 10000, copied: 1 << 12}
 	tiny      = flag.Bool("gpu.tiny", false, "benchmarks use shapes that are good for nothing but to see them run")
 	precision = flag.String("gpu.precision", kernels.ClassF32, "numerics class of the products that are measured")
+	products  = flag.String("gpu.products", kernels.ProductsOwn, "what multiplies, own or cublaslt")
 )
 
 func (s benchShape) rows() int  { return s.batch * s.seq }
@@ -54,7 +55,7 @@ type gpuBench struct {
 
 func newGPUBench(b *testing.B) *gpuBench {
 	b.Helper()
-	dev, err := kernels.Open("cuda", kernels.Config{Precision: *precision})
+	dev, err := kernels.Open("cuda", kernels.Config{Precision: *precision, Products: *products})
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, dev.Close()) })
 	g := &gpuBench{TB: b, device: dev.(*device), benchShape: gpt2Shape}

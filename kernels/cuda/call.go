@@ -32,6 +32,7 @@ const (
 	copyOn              // dst, src, bytes, both on the device
 	copyIn              // dst, bytes from host
 	copyOut             // src, bytes to host
+	callLibrary         // a farandole_lt_call, with the plan as host
 )
 
 // call is one call of the driver that waits in the queue. A kernel's parameters, and what else there is, are boxed in eight
@@ -144,6 +145,8 @@ func (d *device) submit(c *call) error {
 		return cu.MemcpyDtoDAsync(cu.DevicePtr(a[0]), cu.DevicePtr(a[1]), int64(a[2]), d.stream)
 	case copyIn:
 		return cu.MemcpyHtoDAsync(cu.DevicePtr(a[0]), c.host, int64(a[1]), d.stream)
+	case callLibrary:
+		return d.submitToLibrary(c)
 	default:
 		return cu.MemcpyDtoHAsync(c.host, cu.DevicePtr(a[0]), int64(a[1]), d.stream)
 	}

@@ -26,7 +26,8 @@ type device struct {
 	shapes     kernels.Shapes
 	name       string
 	class      string
-	tiling     *tiling // of products
+	tiling     *tiling   // of products
+	cublasLt   *cublasLt // multiplies in place of the tiling where it can; nil: nowhere
 	ordinal    cu.Device
 	processors int // multiprocessors
 	ctx        cu.CUContext
@@ -78,7 +79,12 @@ func open(i int, cfg kernels.Config) (_ *device, err error) {
 		_ = d.Close()
 		return nil, fmt.Errorf("%s: %w", d.name, err)
 	}
-	if err := d.chooseWGMMA(capability, cfg.Logger); err != nil {
+	if cfg.Products == kernels.ProductsCuBLASLt {
+		if err := d.do(d.useCuBLASLt); err != nil {
+			_ = d.Close()
+			return nil, fmt.Errorf("%s: %w", d.name, err)
+		}
+	} else if err := d.chooseWGMMA(capability, cfg.Logger); err != nil {
 		_ = d.Close()
 		return nil, err
 	}
@@ -185,6 +191,7 @@ func (d *device) Close() error {
 		keep(f.destroy())
 	}
 	keep(d.graphs.close())
+	keep(d.cublasLt.close())
 	for _, m := range d.imports {
 		keep(m.close())
 	}

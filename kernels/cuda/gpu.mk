@@ -16,7 +16,7 @@ define wheel
 	@command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || { echo "missing: pip, to fetch $(1); install python3-pip and run again"; exit 1; }
 	@rm -rf $(3) && mkdir -p $(3)/wheel
 	@echo '$(1) --hash=sha256:$(2)' > $(3)/wheel/requirements.txt
-	python3 -m pip download -q --no-deps --only-binary=:all: --platform manylinux2014_x86_64 --require-hashes -d $(3)/wheel -r $(3)/wheel/requirements.txt
+	python3 -m pip download -q --no-deps --only-binary=:all: --platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 --require-hashes -d $(3)/wheel -r $(3)/wheel/requirements.txt
 	@python3 -m zipfile -e $(3)/wheel/*.whl $(3) && rm -r $(3)/wheel
 endef
 
@@ -40,7 +40,7 @@ build-cuda: $(HEADERS_12)/cuda.h $(GPU)/link/libcuda.a ## build farandole and th
 # ---- the driver for tests
 
 EMULATOR := kernels/cuda/emulator
-EMULATED := $(patsubst %,$(GPU)/emulator/%.o,driver driver_graph driver_ipc driver_ptx emulator copies tiles products fiber kernels)
+EMULATED := $(patsubst %,$(GPU)/emulator/%.o,driver driver_graph driver_ipc driver_library driver_ptx emulator copies tiles products fiber kernels)
 # The processor's own fused multiply-add is much faster than the library's.
 EMULATOR_FLAGS := -std=c++17 -O2 -march=native -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas
 
@@ -55,10 +55,14 @@ $(GPU)/emulator/libnvidia-ml.so.1: $(EMULATOR)/nvml.cc
 	@mkdir -p $(@D)
 	$(CXX) $(EMULATOR_FLAGS) -shared $< -o $@
 
+$(GPU)/emulator/libcublasLt.so.13: $(EMULATOR)/cublaslt.cc $(EMULATOR)/driver_library.h $(wildcard kernels/cuda/cublaslt_*.h)
+	@mkdir -p $(@D)
+	$(CXX) $(EMULATOR_FLAGS) -shared $< -o $@ -ldl
+
 WITH_EMULATOR := $(WITH_CUDA) LD_LIBRARY_PATH=$(GPU)/emulator
 
 .PHONY: test-cuda
-test-cuda: $(GPU)/emulator/libcuda.so.1 $(GPU)/emulator/libnvidia-ml.so.1 $(GPU)/link/libcuda.a $(HEADERS_13)/cuda.h ## test programs with GPUs, on a driver that runs the kernels on the CPU
+test-cuda: $(GPU)/emulator/libcuda.so.1 $(GPU)/emulator/libcublasLt.so.13 $(GPU)/emulator/libnvidia-ml.so.1 $(GPU)/link/libcuda.a $(HEADERS_13)/cuda.h ## test programs with GPUs, on a driver that runs the kernels on the CPU
 	$(WITH_CUDA) go vet ./kernels/... ./worker/... ./cmd/... ./examples/...
 	$(WITH_EMULATOR) go test -race -timeout $(TEST_TIMEOUT) ./kernels/cuda/...
 	FARANDOLE_EMULATOR_LAZY=1 $(WITH_EMULATOR) go test -timeout $(TEST_TIMEOUT) ./kernels/cuda/... ./kernels/nn -run 'GPU|Conformance|Bits'
@@ -66,3 +70,33 @@ test-cuda: $(GPU)/emulator/libcuda.so.1 $(GPU)/emulator/libnvidia-ml.so.1 $(GPU)
 	$(WITH_EMULATOR) go test -timeout $(TEST_TIMEOUT) ./kernels/nn ./worker/fit
 	$(WITH_EMULATOR) go test -count=1 -timeout $(TEST_TIMEOUT) ./cmd/farandole -run 'GPU'
 	CGO_CFLAGS="-O1 -I$(CURDIR)/kernels/cuda/compat -I$(HEADERS_13)" CGO_ENABLED=1 go build -tags cuda ./kernels/cuda/...
+
+# ---- cuBLASLt's ABI
+
+CUBLAS_12        := nvidia-cublas-cu12==12.9.3.13
+CUBLAS_SHA256_12 := d7d51055f161b317c7105ddaae90e71eda059026074ffef93cf7cde2886bfe72
+CUBLAS_13        := nvidia-cublas==13.10.0.20
+CUBLAS_SHA256_13 := dcc6d63884c53d07e267ce7e6feac17b2538cebaafec5db865736c3e28e4dc84
+CRT_12           := nvidia-cuda-nvcc-cu12==12.9.86
+CRT_SHA256_12    := 5d6a0d32fdc7ea39917c20065614ae93add6f577d840233237ff08e9a38f58f0
+CRT_13           := nvidia-cuda-crt==13.0.88
+CRT_SHA256_13    := 2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4
+
+# $(call cublaslt,MAJOR,CUBLAS,CRT) compares with the headers of one version. cuda_fp16.h wants nv/target for C++ alone.
+define cublaslt
+	@mkdir -p $(GPU)/cublas/empty/nv && touch $(GPU)/cublas/empty/nv/target
+	$(CC) -std=c11 -Wall -Wextra -Werror -fsyntax-only $(addprefix -isystem ,$(HEADERS_$(1)) $(GPU)/cublas/$(1)/$(2)/include $(GPU)/cublas/crt$(1)/$(3)/include $(GPU)/cublas/empty) \
+	  kernels/cuda/abi/cublaslt.c
+	@echo "cuBLASLt's ABI is that of $(CUBLAS_$(1))"
+endef
+
+# It fetches a gigabyte, so CI does without, and nothing of that is kept.
+.PHONY: check-cublaslt
+check-cublaslt: $(HEADERS_12)/cuda.h $(HEADERS_13)/cuda.h ## compare what is said of cuBLASLt with NVIDIA's headers, of versions 12 and 13
+	$(call wheel,$(CUBLAS_12),$(CUBLAS_SHA256_12),$(GPU)/cublas/12)
+	$(call wheel,$(CRT_12),$(CRT_SHA256_12),$(GPU)/cublas/crt12)
+	$(call cublaslt,12,nvidia/cublas,nvidia/cuda_nvcc)
+	$(call wheel,$(CUBLAS_13),$(CUBLAS_SHA256_13),$(GPU)/cublas/13)
+	$(call wheel,$(CRT_13),$(CRT_SHA256_13),$(GPU)/cublas/crt13)
+	$(call cublaslt,13,nvidia/cu13,nvidia/cu13)
+	@rm -rf $(GPU)/cublas

@@ -46,7 +46,7 @@ func newGraphs(log *slog.Logger) *graphs {
 // runGraph launches the queue as a graph. done is false when it is to be submitted call by call. The context is current.
 func (d *device) runGraph() (done bool, err error) {
 	s := d.graphs
-	if s.off || len(d.queue) < graphLeast {
+	if s.off || len(d.queue) < graphLeast || opaque(d.queue) {
 		return false, nil
 	}
 	s.tick++
@@ -173,6 +173,16 @@ func (d *device) node(g *graph, i int) error {
 	default:
 		return driverError(C.farandole_graph_copy(&g.c, node, ctx, c.host, 0, nil, C.uint64_t(a[0]), C.uint64_t(a[1])))
 	}
+}
+
+// opaque says whether a call in the queue is of kernels that are not known here, so that no graph has it.
+func opaque(queue []call) bool {
+	for i := range queue {
+		if queue[i].action == callLibrary {
+			return true
+		}
+	}
+	return false
 }
 
 // shape is what calls of one sequence have in common, whenever it comes.

@@ -56,6 +56,9 @@ var (
 // multiply enqueues a product. Where its tiles leave multiprocessors idle, canonical blocks of k are computed
 // side by side and added up afterwards, in order: the same bits.
 func (d *device) multiply(op string, p product) {
+	if d.cublasLt != nil && d.multiplyByLibrary(op, p) {
+		return
+	}
 	t := d.tiling
 	all := blocks(p.k, t.terms)
 	planes := sideBySide(all, blocks(p.n, t.columns)*blocks(p.m, t.rows), d.processors, maxPlanes/(p.m*p.n))

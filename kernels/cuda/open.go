@@ -39,6 +39,9 @@ func (driverGPUs) Open(cfg kernels.Config) (kernels.Device, error) {
 	default:
 		return nil, fmt.Errorf("precision %q: use %s or %s", cfg.Precision, kernels.ClassF32, kernels.ClassBF16)
 	}
+	if err := checkProducts(cfg); err != nil {
+		return nil, err
+	}
 	n, err := count()
 	if err != nil {
 		return nil, err

@@ -14,6 +14,8 @@ const (
 	scratchStatistics                // of the rows of attention
 	scratchA                         // factors that are rounded to bfloat16
 	scratchB
+	scratchWorkspace // of the library of products
+	scratchBias      // for it, where a bias is not aligned
 	scratchCount
 )
 

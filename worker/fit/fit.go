@@ -46,7 +46,7 @@ func (p *Program) Open(s *worker.Session) (err error) {
 		p.Threads = s.Threads()
 	}
 	p.Dev, err = kernels.Open(p.Device, kernels.Config{
-		Threads: p.Threads, Precision: p.Precision, Pin: p.Pin || s.Pin(), LocalRank: s.LocalRank(), Logger: s.Logger(),
+		Threads: p.Threads, Precision: p.Precision, Products: p.Products, Pin: p.Pin || s.Pin(), LocalRank: s.LocalRank(), Logger: s.Logger(),
 	})
 	if err != nil {
 		return &worker.UsageError{Reason: "--" + strings.TrimPrefix(err.Error(), "kernels: ")}

@@ -137,7 +137,7 @@ func (r *runner) one(ctx context.Context, p part) (res result) {
 	defer log.Close()
 	own, cancel := context.WithTimeout(ctx, p.limit)
 	defer cancel()
-	b := &bench{r.options, log, []string{"CUDA_CACHE_PATH=" + r.cache, "PYTHONUNBUFFERED=1"}}
+	b := &bench{options: r.options, log: log, env: []string{"CUDA_CACHE_PATH=" + r.cache, "PYTHONUNBUFFERED=1"}}
 	res = p.do(own, b, r.report)
 	res.Seconds = time.Since(began).Seconds()
 	res.Log = filepath.Join(logFolder, p.name+".log")

@@ -36,8 +36,9 @@ type ended struct {
 // bench runs a part's processes, one after the other. Their output goes to the part's log.
 type bench struct {
 	options
-	log *os.File
-	env []string // added to the environment's
+	log      *os.File
+	env      []string // added to the environment's
+	products string   // what multiplies, where it is not the program itself
 }
 
 // program is the path of an unpacked program of the bundle.

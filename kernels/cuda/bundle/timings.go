@@ -15,13 +15,16 @@ import (
 func benchmarks(precision, pattern string, settings ...string) func(context.Context, *bench, *report) result {
 	return func(ctx context.Context, b *bench, r *report) result {
 		argv := []string{b.program("cuda.test"), "-test.run", "^$", "-test.bench", pattern, "-gpu.precision", precision, "-test.v"}
+		if b.products != "" {
+			argv = append(argv, "-gpu.products", b.products)
+		}
 		if b.tiny {
 			argv = append(argv, "-gpu.tiny", "-test.benchtime", "1x")
 		} else {
 			argv = append(argv, "-test.benchtime", "100ms")
 		}
 		defer b.with(settings)()
-		return b.figures(ctx, r, named(precision, settings), argv...)
+		return b.figures(ctx, r, named(b.by(precision), settings), argv...)
 	}
 }
 
@@ -58,8 +61,12 @@ func steps(precision string, size batch, settings ...string) func(context.Contex
 	return func(ctx context.Context, b *bench, r *report) result {
 		s := sizesOf(b.options)
 		defer b.with(settings)()
-		e := b.run(ctx, timeLeft(ctx), b.program("farandole"), "bench", "step", "--device", "cuda", "--precision", precision, "--model", s.model,
-			"--batch", strconv.Itoa(size.rows), "--seq", strconv.Itoa(size.seq), "--iters", strconv.Itoa(s.iterations), "--warmup", "2", "-o", "json")
+		argv := []string{b.program("farandole"), "bench", "step", "--device", "cuda", "--precision", precision, "--model", s.model,
+			"--batch", strconv.Itoa(size.rows), "--seq", strconv.Itoa(size.seq), "--iters", strconv.Itoa(s.iterations), "--warmup", "2", "-o", "json"}
+		if b.products != "" {
+			argv = append(argv, "--products", b.products)
+		}
+		e := b.run(ctx, timeLeft(ctx), argv...)
 		var rep struct {
 			Class  string             `json:"class"`
 			MS     float64            `json:"ms_per_step"`
@@ -77,10 +84,10 @@ func steps(precision string, size batch, settings ...string) func(context.Contex
 		for phase, ms := range rep.Phases {
 			figures[phase+" ms"] = ms
 		}
-		if precision == "bf16" && len(settings) == 0 {
+		if precision == "bf16" && b.products == "" && len(settings) == 0 {
 			r.ClassBF16 = rep.Class
 		}
-		r.add("", map[string]map[string]float64{named(stepName(precision, size), settings): figures})
+		r.add("", map[string]map[string]float64{named(stepName(b.by(precision), size), settings): figures})
 		return pass("class %s: %.1f ms a step, %.0f tokens/s", rep.Class, rep.MS, rep.Tokens)
 	}
 }

@@ -333,15 +333,18 @@ CUresult driver::prepare(launch& l, void** params, void** extra) {
   return CUDA_SUCCESS;
 }
 
-CUresult driver::start(CUcontext c, CUstream s, const launch& l) {
+CUresult driver::start(CUcontext c, CUstream s, const char* call, std::function<CUresult()> work) {
   const long number = ++c->launches;
   if (asked().lose.is(c->gpu, number)) {
     lost.insert(c->gpu);
     return CUDA_ERROR_DEVICE_UNAVAILABLE;
   }
   const bool fails = asked().fail.is(c->gpu, number);
-  return add(c, s, "cuLaunchKernel", [=]() mutable {
-    if (fails) return CUDA_ERROR_LAUNCH_FAILED;
+  return add(c, s, call, [fails, work = std::move(work)] { return fails ? CUDA_ERROR_LAUNCH_FAILED : work(); });
+}
+
+CUresult driver::start(CUcontext c, CUstream s, const launch& l) {
+  return start(c, s, "cuLaunchKernel", [=]() mutable {
     std::vector<void*> args;
     for (auto& v : l.values) args.push_back(const_cast<char*>(v.data()));
     if (const char* mistake = l.f->kernel->launch(args.data(), l.grid, l.block, l.shared)) return refuse(CUDA_ERROR_ILLEGAL_ADDRESS, "%s", mistake);

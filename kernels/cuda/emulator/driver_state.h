@@ -238,6 +238,9 @@ const settings& asked();
 CUresult prepare(launch& l, void** params, void** extra);
 CUresult start(CUcontext c, CUstream s, const launch& l);
 
+// start puts other work on a stream as a launch: it counts as one, and fails where one is to.
+CUresult start(CUcontext c, CUstream s, const char* call, std::function<CUresult()> work);
+
 // usable says why a call has no context to work in.
 CUresult usable(CUcontext c, const char* call);
 

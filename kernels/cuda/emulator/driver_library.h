@@ -1,0 +1,21 @@
+// What the driver for tests does for libraries that a real driver runs kernels of: it has their work done in its order, on its memory.
+#ifndef FARANDOLE_EMULATOR_DRIVER_LIBRARY_H
+#define FARANDOLE_EMULATOR_DRIVER_LIBRARY_H
+
+#include <cstddef>
+
+// Memory of the GPU that work reads, or also writes.
+struct emulated_range {
+  const void* at;
+  size_t bytes;
+  bool written;
+};
+
+// emulated_enqueue puts work on a stream of the current context as one launch, if all its memory is that GPU's. The work is dropped after it was done,
+// and also when it is refused. The result is the driver's.
+using emulated_enqueue_t = int(void* stream, const char* what, const emulated_range* ranges, int n, void (*work)(void*), void (*drop)(void*), void* state);
+
+// emulated_context is 0 when the thread has a context that calls can be made in.
+using emulated_context_t = int();
+
+#endif
