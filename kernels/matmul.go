@@ -55,6 +55,9 @@ const packsPerThread = 2
 // sharedFloats bounds one stretch of the shared side: 8 MiB, what stays in the last cache.
 const sharedFloats = 2 << 20
 
+// maxStretches is how many a product may have, so that a set's phases can be counted: a stretch has two, and column sums come after two products.
+const maxStretches = (maxPhases - 1) / (2 * len(matmulSet{}.products))
+
 // lay cuts the task for threads. limit bounds one stretch of the shared side, which comes from mem.
 func (p *matmulPart) lay(t matmulTask, e packer, mem *pages, threads, limit int) {
 	rows, columns := e.tiling()
@@ -70,7 +73,7 @@ func (p *matmulPart) lay(t matmulTask, e packer, mem *pages, threads, limit int)
 		p.sharedLen, p.sharedRow = 0, 0
 	}
 	p.stretches = (blocks*BlockK*p.sharedRow + limit - 1) / limit
-	p.stretches = max(1, min(p.stretches, blocks, maxPhases/8))
+	p.stretches = max(1, min(p.stretches, blocks, maxStretches))
 	p.stretch = (blocks + p.stretches - 1) / p.stretches * BlockK
 	p.stretches = (t.k + p.stretch - 1) / p.stretch
 

@@ -48,6 +48,7 @@ static inline __attribute__((always_inline)) void TILE_OF(tile)(const int mr, co
 #pragma GCC unroll 16
   for (int g = 0; TOGETHER * g < mr; g++) rows[g] = (const char*)a + TOGETHER * g * step;
   const long each = (TILE_IN_PLACE ? 1 : mr) * (long)sizeof(float);
+  _Static_assert(AHEAD_STEP % UNROLL == 0, "a line is prefetched after whole turns");
   ahead line = *next;
   long k = 0;
   while (k + AHEAD_STEP <= depth) {

@@ -181,6 +181,9 @@ func timeLayout(ctx context.Context, dev kernels.Device, flops float64, call fun
 		}
 		peak := o.peak(dev, gemmPeakTime)
 		call() // the threads slept meanwhile, or computed something else
+		if err := dev.Sync(); err != nil {
+			return l, failf("%w", err)
+		}
 		began := time.Now()
 		call()
 		if err := dev.Sync(); err != nil {
