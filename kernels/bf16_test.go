@@ -11,49 +11,56 @@ import (
 	"github.com/farandole-ml/farandole/kernels/kernelstest"
 )
 
-// newBF16 is a device of class bf16 that cuts even small operations for all its threads.
-func newBF16(t testing.TB, isa string, threads int) kernels.Device {
+// classesBF16 are the CPU's classes of products of bfloat16, and what multiplies.
+var classesBF16 = map[string]string{kernels.ClassBF16: kernels.ProductsOwn, kernels.ClassBF16AMX: kernels.ProductsAMX}
+
+// newBF16 is a device of such a class that cuts even small operations for all its threads.
+func newBF16(t testing.TB, class, isa string, threads int) kernels.Device {
 	t.Helper()
-	d, err := kernels.NewCPU(kernels.Config{ISA: isa, Threads: threads, Precision: kernels.ClassBF16})
+	d, err := kernels.NewCPU(kernels.Config{ISA: isa, Threads: threads, Precision: kernels.ClassBF16, Products: classesBF16[class]})
 	require.NoError(t, err)
-	require.Equal(t, kernels.ClassBF16, d.Class())
-	require.Contains(t, d.Name(), "bf16")
+	require.Equal(t, class, d.Class())
+	require.Contains(t, d.Name(), class)
 	kernels.CutFinely(d)
 	t.Cleanup(func() { require.NoError(t, d.Close()) })
 	return d
 }
 
 // everyBF16 runs f for every instruction set with and without an instruction for pairs, on one thread and on several.
-func everyBF16(t *testing.T, f func(t *testing.T, d kernels.Device)) {
+func everyBF16(t *testing.T, class string, f func(t *testing.T, d kernels.Device)) {
 	for _, isa := range isas() {
 		for threads := 1; threads <= 3; threads++ {
-			d := newBF16(t, isa, threads)
+			d := newBF16(t, class, isa, threads)
 			t.Run(d.Name(), func(t *testing.T) { f(t, d) })
 		}
-		d := newBF16(t, isa, 2)
-		kernels.EmulatePairs(d)
+		d := newBF16(t, class, isa, 2)
+		kernels.EmulateProducts(d)
 		t.Run(d.Name()+" emulated", func(t *testing.T) { f(t, d) })
 	}
 }
 
 // plainBF16 is plain Go: what defines the class.
-func plainBF16(t testing.TB) kernels.Device { return newBF16(t, "go", 1) }
+func plainBF16(t testing.TB, class string) kernels.Device { return newBF16(t, class, "go", 1) }
 
 func TestBF16Devices(t *testing.T) {
-	for _, isa := range isas() {
-		t.Run(isa, func(t *testing.T) {
-			kernelstest.Run(t, func(t testing.TB) kernels.Device { return newBF16(t, isa, 2) })
-		})
+	for class := range classesBF16 {
+		for _, isa := range isas() {
+			t.Run(class+"/"+isa, func(t *testing.T) {
+				kernelstest.Run(t, func(t testing.TB) kernels.Device { return newBF16(t, class, isa, 2) })
+			})
+		}
 	}
 }
 
 func TestBF16ClassEqualBits(t *testing.T) {
-	want := plainBF16(t)
 	seeds := []uint64{0, 1, 2, 3, 4, 5}
 	if testing.Short() {
 		seeds = seeds[:2]
 	}
-	everyBF16(t, func(t *testing.T, d kernels.Device) { kernelstest.EqualBits(t, want, d, 70, seeds...) })
+	for class := range classesBF16 {
+		want := plainBF16(t, class)
+		everyBF16(t, class, func(t *testing.T, d kernels.Device) { kernelstest.EqualBits(t, want, d, 70, seeds...) })
+	}
 }
 
 // linearOn is x[m,k]·w[n,k]ᵀ on a device.
@@ -108,7 +115,7 @@ func TestBF16Flushes(t *testing.T) {
 		"no pair is whole":       {[]float32{1, 1, 1}, []float32{1, 1, 1}, 3},
 		"three of a pair":        {[]float32{1, 1, 1}, []float32{0x1p24, -0x1p24, 1}, 1},
 	} {
-		everyBF16(t, func(t *testing.T, d kernels.Device) {
+		everyBF16(t, kernels.ClassBF16, func(t *testing.T, d kernels.Device) {
 			got := linearOn(t, d, c.x, c.w, 1, 1, len(c.x))[0]
 			if math.IsNaN(float64(c.want)) {
 				require.True(t, math.IsNaN(float64(got)), name)
@@ -119,11 +126,15 @@ func TestBF16Flushes(t *testing.T) {
 	}
 }
 
-// TestBF16HardValues compares chains of three pairs whose terms and sums lie around the least normal number, around each other's
-// last bits, or anywhere.
+// TestBF16HardValues compares chains of three pairs, or two groups, whose terms and sums lie around the least normal number, around each
+// other's last bits, or anywhere.
 func TestBF16HardValues(t *testing.T) {
+	t.Run("bf16", func(t *testing.T) { hardValues(t, kernels.ClassBF16, 160, 130, 5) })
+	t.Run("bf16-amx", func(t *testing.T) { hardValues(t, kernels.ClassBF16AMX, 160, 130, 35) })
+}
+
+func hardValues(t *testing.T, class string, m, n, k int) {
 	r := rand.New(rand.NewPCG(5, 5))
-	const m, n, k = 160, 130, 5
 	any32 := func() float32 { return math.Float32frombits(r.Uint32()) }
 	near := func(e, spread int) float32 {
 		x := float32(math.Ldexp(1+float64(r.IntN(4)*r.IntN(64))/128, e-r.IntN(spread)))
@@ -136,7 +147,7 @@ func TestBF16HardValues(t *testing.T) {
 		func() float32 {
 			return []float32{0, 1, -1, 0x1p-126, 0x1p-127, -0x1p-63, 3e38, float32(math.Inf(-1))}[r.IntN(8)]
 		}}
-	want := plainBF16(t)
+	want := plainBF16(t, class)
 	for i, kind := range kinds {
 		x, w := make([]float32, m*k), make([]float32, n*k)
 		for _, b := range [][]float32{x, w} {
@@ -145,7 +156,7 @@ func TestBF16HardValues(t *testing.T) {
 			}
 		}
 		right := linearOn(t, want, x, w, m, n, k)
-		everyBF16(t, func(t *testing.T, d kernels.Device) {
+		everyBF16(t, class, func(t *testing.T, d kernels.Device) {
 			for j, g := range linearOn(t, d, x, w, m, n, k) {
 				if v := right[j]; math.Float32bits(v) != math.Float32bits(g) && !(v != v && g != g) {
 					t.Fatalf("kind %d, element %d: %x, plain Go has %x", i, j, g, v)

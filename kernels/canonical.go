@@ -97,6 +97,13 @@ import (
 // what vdpbf16ps does. Blocks, what is accumulated to and a bias are added as above, without flushing; dbias adds values
 // that were not rounded. All other operations, attention too, are those of class f32.
 //
+// # Class "bf16-amx"
+//
+// The same, but an output is one chain over all terms, in groups of 32; where the last one lacks terms, factors +0 take part. A group's value is
+// g = s_even + s_odd, the chains s = +0; s = d(a_i, b_i, s) over its even and its odd terms. The output's chain begins with what is accumulated
+// to, or else with the bias, or else with +0: c = c + g for each group in order. These sums are rounded as d is, which makes zeros of small
+// results, and subnormal numbers in them count as zeros of their sign. This is what tdpbf16ps does.
+//
 // # Classes "bf16-mma-sm_80", "bf16-mma-sm_90" …
 //
 // These are of GPUs, one for each compute capability. The factors of the same operations are rounded to bfloat16, subnormal numbers
@@ -129,6 +136,8 @@ const (
 	ClassF32 = "f32"
 	// ClassBF16 is the class of products of bfloat16; parameters, gradients and sums stay float32.
 	ClassBF16 = "bf16"
+	// ClassBF16AMX is another class of such products, by what multiplies fastest on processors with AMX.
+	ClassBF16AMX = "bf16-amx"
 	// BlockMMA is the number of terms in one chain of a product of bfloat16 on a GPU.
 	BlockMMA = 4096
 	// ClassBF16MMA begins the names of the classes of products of bfloat16 on GPUs; the compute capability follows, as "sm_90".
@@ -144,7 +153,7 @@ const (
 
 // RoundsFactors says whether devices of a class round the factors of linear layers to bfloat16.
 func RoundsFactors(class string) bool {
-	return class == ClassBF16 || byMatrixUnit(class)
+	return class == ClassBF16 || class == ClassBF16AMX || byMatrixUnit(class)
 }
 
 // RoundsAttention says whether devices of a class also round the factors of attention's products, probabilities among them, for heads

@@ -81,11 +81,15 @@ const (
 	productF32   = C.PRODUCT_F32
 	productPairs = C.PRODUCT_PAIRS // of bfloat16, on any machine
 	productDot   = C.PRODUCT_DOT   // the same by an instruction
+
+	productGroups = C.PRODUCT_GROUPS // of class bf16-amx, on any machine
+	productAMX    = C.PRODUCT_AMX    // the same by AMX
 )
 
 // native is an engine of C code for one instruction set.
 type native struct {
 	ops     *C.farandole_ops
+	class   string
 	product int // the kind of matrix product
 
 	mu   sync.Mutex  // guards what follows
@@ -101,11 +105,17 @@ func findNative(isa, class string) engine {
 	if ops == nil {
 		return nil
 	}
-	e := &native{ops: ops, product: productF32}
-	if class == ClassBF16 {
+	e := &native{ops: ops, product: productF32, class: class}
+	switch class {
+	case ClassBF16:
 		e.product = productPairs
 		if C.farandole_has_dot(ops) != 0 {
 			e.product = productDot
+		}
+	case ClassBF16AMX:
+		e.product = productGroups
+		if C.farandole_has_amx(ops) != 0 {
+			e.product = productAMX
 		}
 	}
 	return e
@@ -172,10 +182,16 @@ func (e *native) adamW(p, g, m, v []float32, f *AdamWFactors) {
 
 // matmul is not how this engine computes products; see packer.
 func (e *native) matmul(t *matmulTask, i0, i1, j0, j1 int) {
-	reference{bf16: e.product != productF32}.matmul(t, i0, i1, j0, j1)
+	reference{e.class}.matmul(t, i0, i1, j0, j1)
 }
 
-func (e *native) tiling() (rows, columns int) { return int(e.ops.tile_rows), int(e.ops.panel_columns) }
+func (e *native) tiling() (rows, columns, work int) {
+	work = 1 << 16
+	if e.product == productAMX {
+		work = 1 << 20
+	}
+	return int(C.farandole_tile_rows(e.ops, C.int(e.product))), int(e.ops.panel_columns), work
+}
 
 func (e *native) matmulArgs(t *matmulTask) C.matmul_args {
 	var accumulate C.int
@@ -202,16 +218,21 @@ func (e *native) packColumns(t *matmulTask, dst []float32, k0, k1, p0, p1 int) {
 }
 
 func (e *native) matmulRows(t *matmulTask, packed []float32, k0, k1, r0, r1, soon int) {
-	e.compute(t, packed, 1, (r1-r0)*int(e.ops.tile_rows), k0, k1, r0, r1, soon)
+	rows, _, _ := e.tiling()
+	e.compute(t, packed, 1, (r1-r0)*rows, k0, k1, r0, r1, soon)
 }
 
 func (e *native) matmulColumns(t *matmulTask, packed []float32, k0, k1, p0, p1, soon int) {
-	e.compute(t, packed, 0, (p1-p0)*int(e.ops.panel_columns), k0, k1, p0, p1, soon)
+	_, columns, _ := e.tiling()
+	e.compute(t, packed, 0, (p1-p0)*columns, k0, k1, p0, p1, soon)
 }
+
+// groupTerms is how many terms AMX takes at a time.
+const groupTerms = 32
 
 // compute borrows memory for one block of the side that is not shared, length wide.
 func (e *native) compute(t *matmulTask, packed []float32, rows C.int, length, k0, k1, u0, u1, soon int) {
-	work := e.borrow(length * min(BlockK, k1-k0))
+	work := e.borrow(length * min(BlockK, (k1-k0+groupTerms-1)/groupTerms*groupTerms))
 	defer e.giveBack(work)
 	C.farandole_matmul(e.ops, e.matmulArgs(t), ptr(packed), ptr(work), rows, C.long(k0), C.long(k1), C.long(u0), C.long(u1), C.long(soon))
 }
@@ -287,9 +308,10 @@ func (e *native) copyPast(dst, src []byte) {
 // fmaLoop does about the given number of floating-point operations of a product in registers and returns how many it did.
 func (e *native) fmaLoop(flops int64) int64 {
 	if e.product != productF32 {
-		rounds := flops/int64(e.ops.dot_flops) + 1
+		each := int64(C.farandole_dot_flops(e.ops, C.int(e.product)))
+		rounds := flops/each + 1
 		C.farandole_dot_loop(e.ops, C.int(e.product), C.long(rounds), 0.5)
-		return rounds * int64(e.ops.dot_flops)
+		return rounds * each
 	}
 	rounds := flops/int64(e.ops.fma_flops) + 1
 	C.farandole_fma_loop(e.ops, C.long(rounds), 0.5)

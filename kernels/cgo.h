@@ -108,6 +108,12 @@ static inline long farandole_first_nonfinite(const farandole_ops* o, const float
 static inline void farandole_copy_past(const farandole_ops* o, uint8_t* dst, const uint8_t* src, long bytes) {
   o->copy_past(dst, src, bytes);
 }
+static inline long farandole_tile_rows(const farandole_ops* o, int product) {
+  return product == PRODUCT_AMX ? AMX_ROWS : o->tile_rows;
+}
+static inline long farandole_dot_flops(const farandole_ops* o, int product) {
+  return product == PRODUCT_AMX ? AMX_FLOPS : o->dot_flops;
+}
 static inline float farandole_dot_loop(const farandole_ops* o, int product, long rounds, float x) {
   return o->dot_loop(product, rounds, x);
 }

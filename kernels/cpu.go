@@ -17,7 +17,7 @@ type Config struct {
 	// ISA forces an instruction set: "avx512", "avx2", "neon", "portable" (C), or "go". Empty means the best that
 	// this machine and build have. All give the same bits.
 	ISA string
-	// Products is ProductsOwn, which empty means, or ProductsCuBLASLt for a GPU with ClassBF16.
+	// Products is ProductsOwn, which empty means, or, with ClassBF16, ProductsAMX for a CPU or ProductsCuBLASLt for a GPU.
 	Products string
 	// Precision is ClassF32 or ClassBF16; empty means ClassF32. ClassBF16 rounds the factors of linear layers
 	// to bfloat16, which processors with avx512_bf16 multiply twice as fast; others emulate it, slower than float32. It is
@@ -44,12 +44,13 @@ func NewCPU(cfg Config) (Device, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	if cfg.Products != "" && cfg.Products != ProductsOwn {
-		return nil, fmt.Errorf("kernels: products %s: a CPU has only products %s: leave that out, or use device cuda", cfg.Products, ProductsOwn)
+	class, err := cfg.class()
+	if err != nil {
+		return nil, err
 	}
 	what := cfg.ISA
-	if cfg.Precision != ClassF32 {
-		what += " " + cfg.Precision
+	if class != ClassF32 {
+		what += " " + class
 	}
 	name := fmt.Sprintf("cpu %s, %d thread", what, cfg.Threads)
 	if cfg.Threads > 1 {
@@ -57,14 +58,26 @@ func NewCPU(cfg Config) (Device, error) {
 	}
 	p := &pool{threads: cfg.Threads}
 	if cfg.Pin {
-		var err error
 		if p.pins, err = pins(cfg.LocalRank, cfg.Threads); err != nil {
 			return nil, fmt.Errorf("kernels: pin: %w", err)
 		}
 		name += ", pinned"
 	}
 	leaveSlot(cfg.Threads)
-	return newHostDevice(name, cfg.Precision, newEngine(cfg.ISA, cfg.Precision), p), nil
+	return newHostDevice(name, class, newEngine(cfg.ISA, class), p), nil
+}
+
+// class is that of a CPU, whose Precision is complete.
+func (c *Config) class() (string, error) {
+	switch {
+	case c.Products == "" || c.Products == ProductsOwn:
+		return c.Precision, nil
+	case c.Products == ProductsAMX && c.Precision == ClassBF16:
+		return ClassBF16AMX, nil
+	case c.Products == ProductsAMX:
+		return "", fmt.Errorf("kernels: products %s: it multiplies bfloat16: use precision %s with it, or products %s", ProductsAMX, ClassBF16, ProductsOwn)
+	}
+	return "", fmt.Errorf("kernels: products %s: a CPU has only products %s and %s: leave that out, or use device cuda", c.Products, ProductsOwn, ProductsAMX)
 }
 
 // complete fills in what NewCPU takes for zero values, and says what it does not take.
@@ -106,7 +119,7 @@ func ISAs() []string {
 
 func newEngine(isa, class string) engine {
 	if isa == isaGo {
-		return reference{bf16: class == ClassBF16}
+		return reference{class}
 	}
 	return findNative(isa, class)
 }

@@ -2,5 +2,5 @@
 
 package kernels
 
-// EmulatePairs has nothing to do in plain Go.
-func EmulatePairs(Device) {}
+// EmulateProducts has nothing to do in plain Go.
+func EmulateProducts(Device) {}

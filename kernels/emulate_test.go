@@ -2,9 +2,9 @@
 
 package kernels
 
-// EmulatePairs makes a device of class bf16 do without vdpbf16ps.
-func EmulatePairs(d Device) {
+// EmulateProducts makes a device of class bf16 or bf16-amx do without an instruction for it.
+func EmulateProducts(d Device) {
 	if e, ok := d.(*hostDevice).engine.(*native); ok {
-		e.product = productPairs
+		e.product = map[string]int{ClassBF16: productPairs, ClassBF16AMX: productGroups}[e.class]
 	}
 }

@@ -8,6 +8,7 @@
 #define AV 2   // vectors in a row of an attention tile
 #define TW 16  // side of a transposed square
 #define LANES_DOT
+#define LANES_AMX
 
 typedef __m512 vf;
 

@@ -29,3 +29,12 @@ static inline float dot1(float y, float x, float s) {
   s = fma_flushed(float_of(a & 0xffff0000u), float_of(b & 0xffff0000u), s);
   return fma_flushed(float_of(a << 16), float_of(b << 16), s);
 }
+// The steps of class bf16-amx.
+static inline float even1(float y, float x, float s) {
+  return fma_flushed(float_of(bits_of(y) << 16), float_of(bits_of(x) << 16), s);
+}
+static inline float odd1(float y, float x, float s) {
+  return fma_flushed(float_of(bits_of(y) & 0xffff0000u), float_of(bits_of(x) & 0xffff0000u), s);
+}
+static inline float normal1(float x) { return (bits_of(x) & 0x7f800000u) ? x : float_of(bits_of(x) & 0x80000000u); }
+static inline float sum1(float a, float b) { return fma_flushed(1.0f, normal1(a), normal1(b)); }

@@ -4,6 +4,9 @@
 static inline vf vf_dot(vf y, vf x, vf acc) {
   return vf_fma(vf_low(y), vf_low(x), vf_fma(vf_high(y), vf_high(x), acc));
 }
+static inline vf vf_even(vf y, vf x, vf acc) { return vf_fma(vf_low(y), vf_low(x), acc); }
+static inline vf vf_odd(vf y, vf x, vf acc) { return vf_fma(vf_high(y), vf_high(x), acc); }
+static inline vf vf_sum(vf a, vf b) { return vf_add(a, b); }
 enum { FLUSH_SUBNORMALS = 0x8040 };
 static inline unsigned flush_begin(void) {
   unsigned before = _mm_getcsr();

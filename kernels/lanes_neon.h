@@ -206,13 +206,25 @@ static inline int flush_end(unsigned before) {
 #define VF_PIN(x) __asm__ volatile("" : "+w"((x).a), "+w"((x).b), "+w"((x).c), "+w"((x).d))
 
 #include "lanes_exact.h"
-static inline vf vf_dot_exact(vf y, vf x, vf acc) {
-  float a[16], b[16], s[16];
+#define LANE_BY_LANE(name, lane)                                   \
+  static inline vf name(vf y, vf x, vf acc) {                      \
+    float a[16], b[16], s[16];                                     \
+    vf_store(a, y);                                                \
+    vf_store(b, x);                                                \
+    vf_store(s, acc);                                              \
+    for (int i = 0; i < 16; i++) s[i] = lane(a[i], b[i], s[i]);    \
+    return vf_load(s);                                             \
+  }
+LANE_BY_LANE(vf_dot_exact, dot1)
+// Class bf16-amx is always computed so, without the mode.
+LANE_BY_LANE(vf_even, even1)
+LANE_BY_LANE(vf_odd, odd1)
+static inline vf vf_sum(vf y, vf x) {
+  float a[16], b[16];
   vf_store(a, y);
   vf_store(b, x);
-  vf_store(s, acc);
-  for (int i = 0; i < 16; i++) s[i] = dot1(a[i], b[i], s[i]);
-  return vf_load(s);
+  for (int i = 0; i < 16; i++) a[i] = sum1(a[i], b[i]);
+  return vf_load(a);
 }
 
 // transpose4 turns four registers into their columns.

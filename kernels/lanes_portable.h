@@ -161,6 +161,10 @@ static inline void stream_end(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
 // Two factors of a pair are added one after the other, the odd one first, between flush_begin and flush_end. Where flush_end can
 // say that chains may be wrong, LANES_AGAIN is defined and vf_dot_exact computes them.
 static inline vf vf_dot(vf y, vf x, vf acc) { EACH(dot1(y.v[i], x.v[i], acc.v[i])); }
+// The even or the odd terms of a group, and sums of those, in class bf16-amx: between flush_begin and flush_end too, but always right.
+static inline vf vf_even(vf y, vf x, vf acc) { EACH(even1(y.v[i], x.v[i], acc.v[i])); }
+static inline vf vf_odd(vf y, vf x, vf acc) { EACH(odd1(y.v[i], x.v[i], acc.v[i])); }
+static inline vf vf_sum(vf a, vf b) { EACH(sum1(a.v[i], b.v[i])); }
 static inline unsigned flush_begin(void) { return 0; }
 static inline void flush_end(unsigned before) { (void)before; }
 #define VF_PIN(x) (void)0

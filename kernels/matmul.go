@@ -8,8 +8,9 @@ import (
 // packer is an engine that computes a matrix product from packed factors; see matmulPart. Rows come in tiles, columns in
 // panels. All methods treat the terms [k0,k1), which begin and end where canonical blocks do.
 type packer interface {
-	// tiling is the most rows of a tile and the columns of a panel.
-	tiling() (rows, columns int)
+	// tiling is the most rows of a tile, the columns of a panel, and the least multiplications of a computing unit: a few microseconds, beside which it
+	// costs little to take one.
+	tiling() (rows, columns, work int)
 	// inPlace says whether the shared side, which is the shorter one, had better be read where it lies than packed.
 	inPlace(t *matmulTask) bool
 	// packRows packs tiles [r0,r1) of t.a, packColumns panels [p0,p1) of t.b.
@@ -46,9 +47,6 @@ type matmulPart struct {
 // maxBite is the most units that a thread takes at a time: a shared piece serves for all of them while it is in the cache.
 const maxBite = 4
 
-// unitWork is the least multiplications of a computing unit: a few microseconds, beside which it costs little to take one.
-const unitWork = 1 << 16
-
 // packsPerThread is into how many units for each thread a stretch's packing is cut.
 const packsPerThread = 2
 
@@ -60,11 +58,11 @@ const maxStretches = (maxPhases - 1) / (2 * len(matmulSet{}.products))
 
 // lay cuts the task for threads. limit bounds one stretch of the shared side, which comes from mem.
 func (p *matmulPart) lay(t matmulTask, e packer, mem *pages, threads, limit int) {
-	rows, columns := e.tiling()
+	rows, columns, work := e.tiling()
 	tiles, panels := (t.m+rows-1)/rows, (t.n+columns-1)/columns
 	p.matmulTask, p.engine = t, e
 	p.byRows = t.m > t.n
-	p.sharedLen, p.length, p.sharedRow = tiles, panels, t.m
+	p.sharedLen, p.length, p.sharedRow = tiles, panels, tiles*rows
 	if p.byRows {
 		p.sharedLen, p.length, p.sharedRow = panels, tiles, panels*columns
 	}
@@ -81,7 +79,7 @@ func (p *matmulPart) lay(t matmulTask, e packer, mem *pages, threads, limit int)
 	if p.byRows {
 		each = rows * t.n
 	}
-	p.width = max(1, unitWork/(each*min(p.stretch, t.k)), (p.length+maxUnits-1)/maxUnits)
+	p.width = max(1, work/(each*min(p.stretch, t.k)), (p.length+maxUnits-1)/maxUnits)
 	p.units = (p.length + p.width - 1) / p.width
 	p.packs = min(p.sharedLen, 1)
 	if threads > 1 {

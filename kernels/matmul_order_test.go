@@ -15,8 +15,8 @@ type slowPacker struct {
 	done, tooFar atomic.Bool
 }
 
-func (*slowPacker) tiling() (rows, columns int) { return 1, 2 }
-func (*slowPacker) inPlace(*matmulTask) bool    { return false }
+func (*slowPacker) tiling() (rows, columns, work int) { return 1, 2, 1 << 16 }
+func (*slowPacker) inPlace(*matmulTask) bool          { return false }
 
 func (e *slowPacker) packRows(_ *matmulTask, _ []float32, k0, _, r0, _ int) {
 	if k0 == 0 && r0 == 0 {

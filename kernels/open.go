@@ -10,11 +10,15 @@ import (
 // ErrNoGPU says that there is no GPU to compute on, and why.
 var ErrNoGPU = errors.New("no GPU")
 
-// What multiplies on a GPU: values of Config.Products.
+// What multiplies: values of Config.Products.
 const (
 	ProductsOwn      = "own"      // the kernels of this program
-	ProductsCuBLASLt = "cublaslt" // NVIDIA's library, where it is present, in a numerics class of its own
+	ProductsAMX      = "amx"      // on a CPU, as Intel's matrix unit does, in a numerics class of its own; without one the same bits, slowly
+	ProductsCuBLASLt = "cublaslt" // on a GPU, NVIDIA's library, where it is present, in a numerics class of its own
 )
+
+// AllProducts are the values of Config.Products, of which each device has some.
+func AllProducts() []string { return []string{ProductsOwn, ProductsAMX, ProductsCuBLASLt} }
 
 // GPUs opens GPUs. Package kernels/cuda registers the one that there is.
 type GPUs interface {

@@ -10,8 +10,9 @@ typedef struct {
   float lr, beta1, beta2, eps, decay, rest1, rest2, c1, c2, gscale;
 } adamw_factors;
 
-// The kinds of matrix product: of float32; of pairs of bfloat16, with two fused multiply-adds for a pair or with vdpbf16ps.
-enum { PRODUCT_F32, PRODUCT_PAIRS, PRODUCT_DOT };
+// The kinds of matrix product: of float32; of pairs of bfloat16, with two fused multiply-adds for a pair or with vdpbf16ps; of groups of
+// 32 bfloat16, with fused multiply-adds or with tdpbf16ps.
+enum { PRODUCT_F32, PRODUCT_PAIRS, PRODUCT_DOT, PRODUCT_GROUPS, PRODUCT_AMX };
 
 typedef struct {
   const float *a, *b, *bias;
@@ -52,7 +53,7 @@ typedef struct {
 
 typedef struct {
   const char* name;
-  // A matrix product is cut into tiles of at most tile_rows rows and panels of panel_columns columns.
+  // A matrix product is cut into tiles of at most tile_rows rows, or AMX_ROWS, and panels of panel_columns columns.
   long tile_rows, panel_columns;
   // How many floats of work memory the attentions need.
   long (*attention_work)(long t, long hs);
@@ -67,7 +68,7 @@ typedef struct {
   // matmul_in_place says whether the shorter side, a's rows for matmul_columns or b's columns for matmul_rows, had better be read where it lies.
   int (*matmul_in_place)(const matmul_args* t);
   // All of these treat the terms [k0,k1), which begin and end where canonical blocks do. Packed memory has block after
-  // block: m·kc floats for the rows, whole panels of n columns times kc for the columns.
+  // block: whole tiles of m rows times kc floats at most, whole panels of n columns times kc.
   // pack_rows packs tiles [r0,r1) of a, pack_columns panels [p0,p1) of b.
   void (*matmul_pack_rows)(const matmul_args* t, float* dst, long k0, long k1, long r0, long r1);
   void (*matmul_pack_columns)(const matmul_args* t, float* dst, long k0, long k1, long p0, long p1);
@@ -107,7 +108,7 @@ typedef struct {
   // fma_loop does rounds times fma_flops floating-point operations in registers and returns what depends on them.
   float (*fma_loop)(long rounds, float x);
   long fma_flops;
-  // dot_loop is the same for the chains of PRODUCT_PAIRS or PRODUCT_DOT.
+  // dot_loop is the same for the chains of the products of bfloat16, of dot_flops operations a round, but AMX_FLOPS by PRODUCT_AMX.
   float (*dot_loop)(int product, long rounds, float x);
   long dot_flops;
 } farandole_ops;
@@ -117,5 +118,11 @@ const farandole_ops* farandole_find(const char* isa);
 
 // farandole_has_dot says whether these operations, on this machine, know PRODUCT_DOT.
 int farandole_has_dot(const farandole_ops* ops);
+
+// farandole_has_amx says whether they know PRODUCT_AMX. The first call asks the system to let this process use it.
+int farandole_has_amx(const farandole_ops* ops);
+
+// AMX_ROWS is the rows of a tile of PRODUCT_AMX, AMX_FLOPS what a round of its dot_loop does.
+enum { AMX_ROWS = 32, AMX_FLOPS = 4 * 2 * 16 * 16 * 32 };
 
 #endif

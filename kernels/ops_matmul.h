@@ -137,6 +137,7 @@ enum { TOGETHER = 3, GROUPS = (MR + TOGETHER - 1) / TOGETHER };
 #include "ops_matmul_tile.h"
 
 #include "ops_matmul_bf16.h"
+#include "ops_matmul_groups.h"
 
 // product is one kind of matrix product: how it packs, and what it computes with what is packed.
 typedef struct {
@@ -144,6 +145,7 @@ typedef struct {
   void (*pack_tile)(float*, const float*, long ri, long rk, long rows, long n, ahead*);
   void (*pack_panel)(float*, const float*, long ri, long rk, long rows, long width, long n, ahead*);
   long terms;  // in one packed value
+  int through;  // one chain goes through all blocks, and begins with the bias
 } product;
 
 static const product products[] = {
@@ -152,6 +154,7 @@ static const product products[] = {
 #ifdef LANES_DOT
     [PRODUCT_DOT] = {tiles_dot, 0, dot_pack_tile_pairs, dot_pack_pairs, 2},
 #endif
+    [PRODUCT_GROUPS] = {tiles_groups, 0, pack_tile_pairs, pack_pairs, 2, 1},
 };
 
 // depth is how many packed values hold kc terms.
@@ -162,7 +165,25 @@ static inline long tile_row(long m, long r) { return m * r / ((m + MR - 1) / MR)
 
 static inline long whole_panels(long n) { return (n + PANEL - 1) / PANEL * PANEL; }
 
+#ifdef LANES_AMX
+#include "ops_matmul_amx.h"
+#endif
+
+static float op_dot_loop(int kind, long rounds, float x) {
+#ifdef LANES_DOT
+  if (kind == PRODUCT_DOT) return hardware_dot_loop(rounds, x);
+#endif
+#ifdef LANES_AMX
+  if (kind == PRODUCT_AMX) return amx_loop(rounds, x);
+#endif
+  (void)kind;
+  return dot_loop(rounds, x);
+}
+
 static void op_matmul_pack_rows(const matmul_args* t, float* dst, long k0, long k1, long r0, long r1) {
+#ifdef LANES_AMX
+  if (t->product == PRODUCT_AMX) return amx_pack_rows(t, dst, k0, k1, r0, r1);
+#endif
   const product* f = &products[t->product];
   for (long k = k0; k < k1; k += BLOCK_K) {
     long kc = min_long(BLOCK_K, k1 - k);
@@ -183,6 +204,9 @@ static void op_matmul_pack_rows(const matmul_args* t, float* dst, long k0, long 
 }
 
 static void op_matmul_pack_columns(const matmul_args* t, float* dst, long k0, long k1, long p0, long p1) {
+#ifdef LANES_AMX
+  if (t->product == PRODUCT_AMX) return amx_pack_columns(t, dst, k0, k1, p0, p1);
+#endif
   const product* f = &products[t->product];
   const long j1 = min_long(p1 * PANEL, t->n);
   for (long k = k0; k < k1; k += BLOCK_K) {
@@ -221,6 +245,7 @@ static int panels_in_place(const matmul_args* t, long p1) {
 }
 
 static int op_matmul_in_place(const matmul_args* t) {
+  if (t->product == PRODUCT_AMX) return 0;
   return t->m > t->n ? t->n % PANEL == 0 && panels_in_place(t, t->n / PANEL) : rows_in_place(t);
 }
 
@@ -235,7 +260,8 @@ typedef struct {
 static inline block block_at(const matmul_args* t, long k, long k1) {
   long kc = min_long(BLOCK_K, k1 - k);
   const product* f = &products[t->product];
-  return (block){f, k, kc, depth(f, kc), k > 0 || t->accumulate ? TILE_ADD : TILE_SET, k + kc == t->k ? t->bias : 0};
+  const int with_bias = f->through ? k == 0 : k + kc == t->k;
+  return (block){f, k, kc, depth(f, kc), k > 0 || t->accumulate ? TILE_ADD : TILE_SET, with_bias ? t->bias : 0};
 }
 
 // block_tile computes a tile from packed rows, or without them from the rows themselves, and a panel whose rows are bs values apart.
@@ -248,6 +274,9 @@ static inline void block_tile(const matmul_args* t, const block* b, const float*
 
 static void op_matmul_columns(const matmul_args* t, const float* packed, float* work, long k0, long k1, long p0, long p1,
                               long soon) {
+#ifdef LANES_AMX
+  if (t->product == PRODUCT_AMX) return amx_columns(t, packed, work, k0, k1, p0, p1, soon);
+#endif
   const long count = (t->m + MR - 1) / MR, j0 = p0 * PANEL, j1 = min_long(p1 * PANEL, t->n);
   const long later = soon < 0 ? 0 : min_long(soon * PANEL, t->n);
   const int there = panels_in_place(t, p1);
@@ -277,6 +306,9 @@ static void op_matmul_columns(const matmul_args* t, const float* packed, float* 
 
 static void op_matmul_rows(const matmul_args* t, const float* packed, float* work, long k0, long k1, long r0, long r1,
                            long soon) {
+#ifdef LANES_AMX
+  if (t->product == PRODUCT_AMX) return amx_rows(t, packed, work, k0, k1, r0, r1, soon);
+#endif
   const long i0 = tile_row(t->m, r0), i1 = tile_row(t->m, r1);
   const long later = soon < 0 ? t->m : min_long(t->m, tile_row(t->m, soon));
   for (long k = k0; k < k1; k += BLOCK_K) {

@@ -171,12 +171,4 @@ DOT_LOOP(hardware_dot_loop, hardware_dot)
 
 #endif
 
-static float op_dot_loop(int kind, long rounds, float x) {
-#ifdef LANES_DOT
-  if (kind == PRODUCT_DOT) return hardware_dot_loop(rounds, x);
-#endif
-  (void)kind;
-  return dot_loop(rounds, x);
-}
-
 #undef DOT_LOOP

@@ -54,7 +54,7 @@ var pinned = map[string]struct {
 	}},
 	"products and GELU": {"de2c9d665710eddebfc9cc1772976b8bbb5d27e1679110a0745b5a0d8c11ac60", func(t *testing.T, h hash.Hash, rng *rand.Rand) {
 		const m, n, k = 40, 50, 5
-		for _, d := range []kernels.Device{newCPU(t, "go", 1), plainBF16(t)} {
+		for _, d := range []kernels.Device{newCPU(t, "go", 1), plainBF16(t, kernels.ClassBF16)} {
 			for range 5 {
 				writeNumbers(h, linearOn(t, d, hardFloats(rng, m*k, false), hardFloats(rng, n*k, false), m, n, k))
 			}

@@ -7,7 +7,7 @@ import (
 
 // reference is the canonical arithmetic as plain Go: the definition and the oracle, not fast.
 // Products that feed a sum are converted to float32 explicitly, because Go may otherwise fuse them.
-type reference struct{ bf16 bool } // bf16: products of class bf16
+type reference struct{ class string } // empty means class f32
 
 func (reference) add(dst, a, b []float32) {
 	for i := range dst {
@@ -94,8 +94,12 @@ func product(a []float32, as int, b []float32, bs, k0, k1 int) float32 {
 
 func (r reference) matmul(t *matmulTask, i0, i1, j0, j1 int) {
 	chain := chain
-	if r.bf16 {
+	switch r.class {
+	case ClassBF16:
 		chain = chainBF16
+	case ClassBF16AMX:
+		t.matmulAMX(i0, i1, j0, j1)
+		return
 	}
 	for i := i0; i < i1; i++ {
 		for j := j0; j < j1; j++ {

@@ -77,7 +77,11 @@ func PeakGFLOPS(cfg Config, d time.Duration) float64 {
 	if err := cfg.complete(); err != nil {
 		panic(err)
 	}
-	e := newEngine(cfg.ISA, cfg.Precision)
+	class, err := cfg.class()
+	if err != nil {
+		panic(err)
+	}
+	e := newEngine(cfg.ISA, class)
 	rates := make([]float64, cfg.Threads)
 	leaveSlot(len(rates))
 	var wg sync.WaitGroup

@@ -39,7 +39,7 @@ func (o *computeOptions) addFlags(cmd *cobra.Command, iters int) {
 	f.BoolVar(&o.pin, "pin", false, "bind each thread to a processor")
 	f.StringVar(&o.isa, "isa", "", "instruction set: "+strings.Join(kernels.ISAs(), ", ")+" (default: the best here)")
 	f.StringVar(&o.precision, "precision", kernels.ClassF32, "f32, or bf16 for products of bfloat16")
-	f.StringVar(&o.products, "products", kernels.ProductsOwn, "own, or cublaslt for NVIDIA's library on a GPU with --precision bf16")
+	f.StringVar(&o.products, "products", kernels.ProductsOwn, "what multiplies with --precision bf16: own, amx on a CPU, or cublaslt on a GPU")
 	f.IntVar(&o.iters, "iters", iters, "timed iterations")
 	f.IntVar(&o.warmup, "warmup", 1, "iterations before them")
 	f.StringVarP(&o.output, "output", "o", "text", "text or json")
@@ -61,7 +61,7 @@ func (o *computeOptions) open() (kernels.Device, error) {
 	if err := oneOf("--precision", o.precision, kernels.ClassF32, kernels.ClassBF16); err != nil {
 		return nil, err
 	}
-	if err := oneOf("--products", o.products, kernels.ProductsOwn, kernels.ProductsCuBLASLt); err != nil {
+	if err := oneOf("--products", o.products, kernels.AllProducts()...); err != nil {
 		return nil, err
 	}
 	if err := oneOf("--device", o.device, "cpu", "cuda"); err != nil {
@@ -85,7 +85,7 @@ func (o *computeOptions) peak(dev kernels.Device, d time.Duration) float64 {
 	if o.device != "cpu" {
 		return 0
 	}
-	return kernels.PeakGFLOPS(kernels.Config{Threads: o.threads, ISA: o.isa, Precision: dev.Class()}, d)
+	return kernels.PeakGFLOPS(kernels.Config{Threads: o.threads, ISA: o.isa, Precision: o.precision, Products: o.products}, d)
 }
 
 // stepReport is `bench step -o json`. What compares with the peak and the memory of this machine's processors is left out for a GPU.

@@ -170,7 +170,7 @@ func benchGEMM(ctx context.Context, dev kernels.Device, m, n, k int, o *computeO
 	}
 	first := rep.Layouts[0]
 	rep.TimeUS, rep.GFLOPS, rep.PeakGFLOPS = first.TimeUS, first.GFLOPS, first.PeakGFLOPS
-	return rep, rep.check(dev, out, x, w)
+	return rep, rep.check(dev, out, x, w, o)
 }
 
 func timeLayout(ctx context.Context, dev kernels.Device, flops float64, call func(), o *computeOptions) (l gemmLayout, err error) {
@@ -203,12 +203,12 @@ func timeLayout(ctx context.Context, dev kernels.Device, flops float64, call fun
 
 // check compares the last rows of out with the reference: edges are where kernels err. A class that the CPU does not have
 // leaves nothing to compare bits with.
-func (r *gemmReport) check(dev kernels.Device, out kernels.Buffer, x, w []float32) error {
-	if class := dev.Class(); class != kernels.ClassF32 && class != kernels.ClassBF16 {
+func (r *gemmReport) check(dev kernels.Device, out kernels.Buffer, x, w []float32, o *computeOptions) error {
+	if o.device != "cpu" && dev.Class() != kernels.ClassF32 {
 		return nil
 	}
 	rows := min(r.M, checkedRows)
-	ref, err := kernels.NewCPU(kernels.Config{ISA: "go", Threads: 1, Precision: dev.Class()})
+	ref, err := kernels.NewCPU(kernels.Config{ISA: "go", Threads: 1, Precision: o.precision, Products: o.products})
 	if err != nil {
 		return failf("%w", err)
 	}

@@ -40,7 +40,7 @@ type gptRun struct {
 // their memory.
 func headRows(class string) int {
 	switch {
-	case class == kernels.ClassBF16:
+	case class == kernels.ClassBF16, class == kernels.ClassBF16AMX:
 		return 4 * kernels.BlockK
 	case kernels.RoundsFactors(class):
 		return kernels.BlockMMA

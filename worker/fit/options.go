@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/farandole-ml/farandole/kernels"
@@ -25,7 +26,7 @@ type Options struct {
 	Data      string // a path; empty: the program's own
 	Device    string // auto, cpu, cuda; empty: what the job says
 	Precision string // f32 or bf16: the numerics class
-	Products  string // kernels.ProductsOwn, which empty means, or ProductsCuBLASLt
+	Products  string // one of kernels.AllProducts; empty means the first
 	Load      string // checkpoint directory to begin with
 }
 
@@ -44,7 +45,7 @@ func (p *Program) Flags(name string, models []string, samples, data string) *fla
 	f.Int64Var(&p.Warmup, "warmup", p.Warmup, "steps of linear warm-up, at most half of all")
 	f.StringVar(&p.Device, "device", p.Device, "auto, cpu or cuda; default: what the job says")
 	f.StringVar(&p.Precision, "precision", kernels.ClassF32, "f32, or bf16 for products of bfloat16: other bits, and faster where the processor has them")
-	f.StringVar(&p.Products, "products", kernels.ProductsOwn, "own, or cublaslt for NVIDIA's library, which is looked for as the linker does: with --precision bf16 on a GPU, other bits")
+	f.StringVar(&p.Products, "products", kernels.ProductsOwn, "what multiplies with --precision bf16, each with other bits: own, amx on a CPU as Intel's matrix unit does, or cublaslt on a GPU, NVIDIA's library, which is looked for as the linker does")
 	f.IntVar(&p.Threads, "threads", p.Threads, "threads to compute with; default: what the job says")
 	f.BoolVar(&p.Pin, "pin", p.Pin, "bind each thread to a processor; default: what the job says")
 	f.StringVar(&p.Load, "load", p.Load, "begin with the newest checkpoint in this directory instead of the seed's weights")
@@ -77,8 +78,8 @@ func (o *Options) check() error {
 		return errors.New("--steps, --warmup and --threads cannot be negative")
 	case !(o.LR > 0):
 		return fmt.Errorf("--lr %v: the learning rate must be positive", o.LR)
-	case o.Products != "" && o.Products != kernels.ProductsOwn && o.Products != kernels.ProductsCuBLASLt:
-		return fmt.Errorf("--products %q is not known: use %s or %s", o.Products, kernels.ProductsOwn, kernels.ProductsCuBLASLt)
+	case o.Products != "" && !slices.Contains(kernels.AllProducts(), o.Products):
+		return fmt.Errorf("--products %q is not known: use one of %s", o.Products, strings.Join(kernels.AllProducts(), ", "))
 	case o.Precision != kernels.ClassF32 && o.Precision != kernels.ClassBF16:
 		return fmt.Errorf("--precision %q is not known: use %s or %s", o.Precision, kernels.ClassF32, kernels.ClassBF16)
 	}
