@@ -86,6 +86,9 @@ const (
 	productAMX    = C.PRODUCT_AMX    // the same by AMX
 )
 
+// hasAMX asks the machine once, because a virtual machine answers slowly.
+var hasAMX = sync.OnceValue(func() bool { return C.farandole_has_amx() != 0 })
+
 // native is an engine of C code for one instruction set.
 type native struct {
 	ops     *C.farandole_ops
@@ -114,7 +117,7 @@ func findNative(isa, class string) engine {
 		}
 	case ClassBF16AMX:
 		e.product = productGroups
-		if C.farandole_has_amx(ops) != 0 {
+		if has := hasAMX(); has && e.isa() == "avx512" {
 			e.product = productAMX
 		}
 	}
@@ -227,12 +230,13 @@ func (e *native) matmulColumns(t *matmulTask, packed []float32, k0, k1, p0, p1, 
 	e.compute(t, packed, 0, (p1-p0)*columns, k0, k1, p0, p1, soon)
 }
 
-// groupTerms is how many terms AMX takes at a time.
-const groupTerms = 32
-
 // compute borrows memory for one block of the side that is not shared, length wide.
 func (e *native) compute(t *matmulTask, packed []float32, rows C.int, length, k0, k1, u0, u1, soon int) {
-	work := e.borrow(length * min(BlockK, (k1-k0+groupTerms-1)/groupTerms*groupTerms))
+	floats := length * min(BlockK, k1-k0)
+	if e.product == productAMX {
+		floats = (u1 - u0) * C.AMX_GROUP * ((min(k1-k0, C.AMX_BLOCK) + C.AMX_TERMS - 1) / C.AMX_TERMS)
+	}
+	work := e.borrow(floats)
 	defer e.giveBack(work)
 	C.farandole_matmul(e.ops, e.matmulArgs(t), ptr(packed), ptr(work), rows, C.long(k0), C.long(k1), C.long(u0), C.long(u1), C.long(soon))
 }

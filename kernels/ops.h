@@ -119,10 +119,11 @@ const farandole_ops* farandole_find(const char* isa);
 // farandole_has_dot says whether these operations, on this machine, know PRODUCT_DOT.
 int farandole_has_dot(const farandole_ops* ops);
 
-// farandole_has_amx says whether they know PRODUCT_AMX. The first call asks the system to let this process use it.
-int farandole_has_amx(const farandole_ops* ops);
+// farandole_has_amx says whether "avx512" knows PRODUCT_AMX here. It asks the system to let this process use it.
+int farandole_has_amx(void);
 
-// AMX_ROWS is the rows of a tile of PRODUCT_AMX, AMX_FLOPS what a round of its dot_loop does.
-enum { AMX_ROWS = 32, AMX_FLOPS = 4 * 2 * 16 * 16 * 32 };
+// Of PRODUCT_AMX: the rows of a tile, the terms of a group and the floats of a packed one, the terms for which factors are packed at a time, and
+// what a round of its dot_loop does.
+enum { AMX_ROWS = 32, AMX_TERMS = 32, AMX_GROUP = 512, AMX_BLOCK = 256, AMX_FLOPS = 4 * 2 * 16 * 16 * 32 };
 
 #endif

@@ -44,15 +44,14 @@ int farandole_has_dot(const farandole_ops* ops) {
 #endif
 }
 
-int farandole_has_amx(const farandole_ops* ops) {
+int farandole_has_amx(void) {
 #if defined(__x86_64__) && defined(__linux__)
   // Linux gives a process the eight tiles' state, number 18, when it asks, and refuses where the processor or the system has none.
   enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18, BF16_BIT = 1 << 22, TILE_BIT = 1 << 24 };
   unsigned a, b, c, d;
-  return ops == &farandole_ops_avx512 && __builtin_cpu_supports("avx512bf16") && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
+  return __builtin_cpu_supports("avx512bf16") && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
          (d & BF16_BIT) && (d & TILE_BIT) && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
 #else
-  (void)ops;
   return 0;
 #endif
 }

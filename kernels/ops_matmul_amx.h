@@ -11,9 +11,6 @@
 #pragma GCC target("avx512bf16,amx-tile,amx-bf16")
 #endif
 
-// AMX_GROUP is the floats of a packed group, AMX_BLOCK the terms for which factors are packed at a time: a tile and a panel of them
-// are 32 KiB each.
-enum { AMX_TERMS = 32, AMX_GROUP = 512, AMX_BLOCK = 512 };
 _Static_assert(PANEL == 32 && AMX_ROWS == 32, "two tile registers each way");
 
 static inline long amx_groups(long kc) { return (kc + AMX_TERMS - 1) / AMX_TERMS; }
