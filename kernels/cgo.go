@@ -86,6 +86,13 @@ const (
 	productAMX    = C.PRODUCT_AMX    // the same by AMX
 )
 
+// setFirstCache is for tests.
+func setFirstCache(bytes int) (before int) {
+	before = int(C.farandole_first_cache)
+	C.farandole_first_cache = C.long(bytes)
+	return before
+}
+
 // hasAMX asks the machine once, because a virtual machine answers slowly.
 var hasAMX = sync.OnceValue(func() bool { return C.farandole_has_amx() != 0 })
 

@@ -2,5 +2,8 @@
 
 package kernels
 
+// SetFirstCache has nothing to do in plain Go.
+func SetFirstCache(int) int { return 0 }
+
 // EmulateProducts has nothing to do in plain Go.
 func EmulateProducts(Device) {}

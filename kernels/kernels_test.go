@@ -56,14 +56,19 @@ func everyDevice(t *testing.T, f func(t *testing.T, d kernels.Device)) {
 	}
 }
 
-// TestEqualBits is the package's promise: every instruction set and number of threads gives the reference's bits.
+// TestEqualBits is the package's promise: every instruction set and number of threads gives the reference's bits, where products read panels in
+// place and where they pack them.
 func TestEqualBits(t *testing.T) {
 	reference := kernels.NewReference()
 	seeds := []uint64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}
 	if testing.Short() {
 		seeds = seeds[:3]
 	}
-	everyDevice(t, func(t *testing.T, d kernels.Device) { kernelstest.EqualBits(t, reference, d, 70, seeds...) })
+	for _, cache := range []int{1, 1 << 20} {
+		before := kernels.SetFirstCache(cache)
+		everyDevice(t, func(t *testing.T, d kernels.Device) { kernelstest.EqualBits(t, reference, d, 70, seeds...) })
+		kernels.SetFirstCache(before)
+	}
 }
 
 // TestEqualBitsHardValues does the same where the functions and the fused multiply-add have their corners.

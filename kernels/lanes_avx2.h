@@ -3,7 +3,6 @@
 #define MR 6  // rows of a matmul tile: 12 accumulators, 2 for a row of B, 1 broadcast
 #define NV 1  // vectors in a row of a tile
 #define UNROLL 4  // terms in a turn of a tile's loop, so that counting does not take a fifth of the instructions
-#define PANELS_IN_PLACE 0
 #define AR 4  // rows of an attention tile, a divisor of BLOCK_K
 #define AV 1  // vectors in a row of an attention tile
 #define TW 8  // side of a transposed square

@@ -3,7 +3,6 @@
 #define MR 14  // rows of a matmul tile: 28 accumulators, 2 columns of B, 1 broadcast
 #define NV 2   // vectors in a row of a tile
 #define UNROLL 1  // terms in a turn of a tile's loop
-#define PANELS_IN_PLACE 1  // of 32 KiB, as large as the first cache
 #define AR 8   // rows of an attention tile, a divisor of BLOCK_K
 #define AV 2   // vectors in a row of an attention tile
 #define TW 16  // side of a transposed square

@@ -3,7 +3,6 @@
 #define MR 5  // rows of a matmul tile: 20 accumulators; a row of B, in halves for class bf16, and broadcasts fill the other 12
 #define NV 1  // vectors in a row of a tile
 #define UNROLL 1  // terms in a turn of a tile's loop
-#define PANELS_IN_PLACE 0
 #define AR 4  // rows of an attention tile, a divisor of BLOCK_K
 #define AV 1  // vectors in a row of an attention tile
 #define TW 8  // side of a transposed square

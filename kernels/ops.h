@@ -116,6 +116,9 @@ typedef struct {
 // farandole_find gives the operations for "avx512", "avx2", "neon" or "portable", or NULL when this machine or build has not got them.
 const farandole_ops* farandole_find(const char* isa);
 
+// farandole_first_cache is the size of a processor's first data cache, in bytes; what is not known is taken for 32 KiB.
+extern long farandole_first_cache;
+
 // farandole_has_dot says whether these operations, on this machine, know PRODUCT_DOT.
 int farandole_has_dot(const farandole_ops* ops);
 

@@ -5,10 +5,12 @@
 
 #include "ops.h"
 
+#ifdef __unix__
+#include <unistd.h>
+#endif
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 #endif
 
 extern const farandole_ops farandole_ops_portable;
@@ -33,6 +35,15 @@ const farandole_ops* farandole_find(const char* isa) {
 #endif
   if (strcmp(isa, "portable") == 0) return &farandole_ops_portable;
   return 0;
+}
+
+long farandole_first_cache = 32 << 10;
+
+__attribute__((constructor)) static void find_first_cache(void) {
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+  const long size = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+  if (size > 0) farandole_first_cache = size;
+#endif
 }
 
 int farandole_has_dot(const farandole_ops* ops) {

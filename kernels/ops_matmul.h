@@ -237,11 +237,11 @@ static int rows_in_place(const matmul_args* t) {
 // SECOND is the bytes of a second cache. A block of a panel has a place there for each of its rows unless they are too far apart.
 enum { SECOND = 1 << 20 };
 
-// panels_in_place says whether tiles had better read panels up to p1 of b where they lie. Where a packed panel does not stay in the
-// first cache, tiles read it from the second one in any case.
+// panels_in_place says whether tiles had better read panels up to p1 of b where they lie. Where a packed panel has no room in the
+// first cache, tiles read it from the second one in any case. Where it has, a training step's products wait for memory less when panels are packed.
 static int panels_in_place(const matmul_args* t, long p1) {
   const long step = t->bk * (long)sizeof(float);
-  return PANELS_IN_PLACE && products[t->product].in_place && t->bj == 1 && BLOCK_K * (step & -step) <= SECOND && p1 * PANEL <= t->n;
+  return BLOCK_K * PANEL * (long)sizeof(float) >= farandole_first_cache && products[t->product].in_place && t->bj == 1 && BLOCK_K * (step & -step) <= SECOND && p1 * PANEL <= t->n;
 }
 
 static int op_matmul_in_place(const matmul_args* t) {
