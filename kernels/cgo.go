@@ -93,6 +93,9 @@ func setFirstCache(bytes int) (before int) {
 	return before
 }
 
+// HasAMX says whether this processor and system have what ProductsAMX is named for, and the build what uses it. Elsewhere the same bits take longer.
+func HasAMX() bool { return findNative("avx512", ClassF32) != nil && hasAMX() }
+
 // hasAMX asks the machine once, because a virtual machine answers slowly.
 var hasAMX = sync.OnceValue(func() bool { return C.farandole_has_amx() != 0 })
 

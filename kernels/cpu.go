@@ -64,7 +64,20 @@ func NewCPU(cfg Config) (Device, error) {
 		name += ", pinned"
 	}
 	leaveSlot(cfg.Threads)
+	cfg.advise(class)
 	return newHostDevice(name, class, newEngine(cfg.ISA, class), p), nil
+}
+
+// advise tells the log where another choice of products would be faster.
+func (c *Config) advise(class string) {
+	here := c.ISA == "avx512" && HasAMX()
+	switch {
+	case c.Logger == nil:
+	case class == ClassBF16AMX && !here:
+		c.Logger.Warn("products amx are slow here: there is no AMX, or another instruction set was asked for", "instructions", c.ISA)
+	case class == ClassBF16 && here:
+		c.Logger.Info("this processor has AMX: products amx would be faster, with other bits")
+	}
 }
 
 // class is that of a CPU, whose Precision is complete.

@@ -6,3 +6,6 @@ package kernels
 var isas []string
 
 func findNative(_, _ string) engine { return nil }
+
+// HasAMX is false in this build.
+func HasAMX() bool { return false }

@@ -54,6 +54,9 @@ func checkISA(context.Context) finding {
 	case "portable":
 		return warn("instructions", "training is slow: use a processor with AVX2", "portable C kernels only (%s)", cpuid.CPU.BrandName)
 	}
+	if kernels.HasAMX() {
+		return ok("instructions", "%s kernels, and AMX for --precision bf16 --products amx (%s)", isas[0], cpuid.CPU.BrandName)
+	}
 	return ok("instructions", "%s kernels (%s)", isas[0], cpuid.CPU.BrandName)
 }
 

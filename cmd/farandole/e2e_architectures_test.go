@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,12 +27,13 @@ func TestArm64WorkersGiveTheSameWeights(t *testing.T) {
 	mixed := &e2e{t, dir}
 	require.NoError(t, os.Symlink(filepath.Join(e.dir, "farandole"), filepath.Join(dir, "farandole")))
 
-	for _, precision := range []string{"f32", "bf16"} {
-		args := []string{"--model", "tiny", "--steps", "10", "--shards", "4", "--batch", "4", "--seq", "16", "--precision", precision}
+	for _, class := range []string{"f32", "bf16", "bf16 --products amx"} {
+		args := []string{"--model", "tiny", "--steps", "10", "--shards", "4", "--batch", "4", "--seq", "16", "--precision"}
+		args = append(args, strings.Fields(class)...)
 		want := e.alone(append([]string{"gpt"}, args...)...)
 		r := mixed.run([]string{"--workers", "3", "--min", "3"}, append([]string{program}, args...)...)
 		require.Zero(t, r.code, "%s", r.out)
-		require.Equal(t, want, r.WeightsSHA256, "%s\n%s", precision, r.out)
+		require.Equal(t, want, r.WeightsSHA256, "%s\n%s", class, r.out)
 		require.Equal(t, []int{3}, r.WorldSizes, "%s", r.out)
 		requireLedger(t, r.summary, 10)
 		require.FileExists(t, filepath.Join(dir, "arm64"))

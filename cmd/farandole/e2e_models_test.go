@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -21,6 +22,23 @@ func TestE2EConvolutionGivesTheSameWeights(t *testing.T) {
 		require.Equal(t, want, r.WeightsSHA256, "%d workers\n%s", w, r.out)
 		requireLedger(t, r.summary, 40)
 	}
+}
+
+// Class bf16-amx is as exact as others, with AMX and without; it is a class of its own, which nobody joins with another.
+func TestE2EProductsByAMXGiveTheSameWeights(t *testing.T) {
+	e := newE2E(t)
+	bf16 := append(slices.Clone(gptArgs), "--precision", "bf16")
+	args := append(slices.Clone(bf16), "--products", "amx")
+	want := e.alone(args...)
+	require.NotEqual(t, e.alone(bf16...), want, "that is another class")
+	r := e.run([]string{"--workers", "3", "--chaos", "kill rank=1 step=20; join step=30"}, args...)
+	require.Zero(t, r.code, "%s", r.out)
+	require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
+	requireLedger(t, r.summary, 60)
+
+	r = e.run([]string{"--workers", "1"}, append(slices.Clone(gptArgs), "--products", "amx")...)
+	require.NotZero(t, r.code)
+	require.Contains(t, r.out, "products amx: it multiplies bfloat16: use precision bf16 with it, or products own")
 }
 
 // Weights go out to a file for other programs, and come back from it.

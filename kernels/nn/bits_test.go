@@ -45,8 +45,17 @@ func trained(t *testing.T, dev kernels.Device, m nn.Model, seq int) []uint32 {
 
 // trainedBits are the SHA-256 of what training gives in each class: the same on every architecture.
 var trainedBits = map[string]string{
-	kernels.ClassF32:  "42d223ba28f9328cebe74645b12dcdd1c20057ad2b957cdf4cc3daceb90db536",
-	kernels.ClassBF16: "445ce9e4c1c310a71718732fcf3e8439d8d98693ee3caf0d70bb7551b1986291",
+	kernels.ClassF32:     "42d223ba28f9328cebe74645b12dcdd1c20057ad2b957cdf4cc3daceb90db536",
+	kernels.ClassBF16:    "445ce9e4c1c310a71718732fcf3e8439d8d98693ee3caf0d70bb7551b1986291",
+	kernels.ClassBF16AMX: "a9eb6cded0e2103513fc8d08faab637d9039418bae0c40899c0b140c8d53db03",
+}
+
+// cpuOf is the configuration of a CPU of a class.
+func cpuOf(class string) kernels.Config {
+	if class == kernels.ClassBF16AMX {
+		return kernels.Config{Threads: 2, Precision: kernels.ClassBF16, Products: kernels.ProductsAMX}
+	}
+	return kernels.Config{Threads: 2, Precision: class}
 }
 
 func TestTrainingHasTheSameBitsOnEveryDevice(t *testing.T) {
@@ -55,8 +64,11 @@ func TestTrainingHasTheSameBitsOnEveryDevice(t *testing.T) {
 	mlp := nn.MLPConfig{Widths: []int{67, 45, 10}}
 	cnn := nn.CNNConfig{Height: 21, Width: 19, Channels: 2, Filters: []int{17, 9}, Classes: 10}
 	run := func(t *testing.T, isa string, threads int, class string) [][]uint32 {
-		dev, err := kernels.NewCPU(kernels.Config{ISA: isa, Threads: threads, Precision: class})
+		cfg := cpuOf(class)
+		cfg.ISA, cfg.Threads = isa, threads
+		dev, err := kernels.NewCPU(cfg)
 		require.NoError(t, err)
+		require.Equal(t, class, dev.Class())
 		defer func() { require.NoError(t, dev.Close()) }()
 		return [][]uint32{trained(t, dev, newGPT(t, dev, gpt), 19), trained(t, dev, newMLP(t, dev, mlp), 1), trained(t, dev, newCNN(t, dev, cnn), 1)}
 	}
@@ -97,8 +109,8 @@ func (d *countedMemory) Alloc(n int) (kernels.Buffer, error) {
 func TestRecomputingHasTheSameBitsAndTakesLessMemory(t *testing.T) {
 	cfg := nn.GPTConfig{Vocab: 31, Context: 20, Layers: 4, Heads: 3, Width: 24}
 	const rows, seq = 2 + 3, 19 // of a small batch and then a larger one
-	for _, precision := range []string{kernels.ClassF32, kernels.ClassBF16} {
-		cpu, err := kernels.NewCPU(kernels.Config{Threads: 2, Precision: precision})
+	for class := range trainedBits {
+		cpu, err := kernels.NewCPU(cpuOf(class))
 		require.NoError(t, err)
 		dev := &countedMemory{Device: cpu}
 		kept := newGPT(t, dev, cfg)

@@ -12,9 +12,9 @@ import (
 // TestHeadRunsInParts has more positions than the output head takes at once, the last part a short one: loss and gradient are
 // the sums of those of each row alone.
 func TestHeadRunsInParts(t *testing.T) {
-	for _, precision := range []string{kernels.ClassF32, kernels.ClassBF16} {
-		t.Run(precision, func(t *testing.T) {
-			dev, err := kernels.NewCPU(kernels.Config{Threads: 2, Precision: precision})
+	for class := range trainedBits {
+		t.Run(class, func(t *testing.T) {
+			dev, err := kernels.NewCPU(cpuOf(class))
 			require.NoError(t, err)
 			defer func() { require.NoError(t, dev.Close()) }()
 			runHeadInParts(t, dev, 9)
