@@ -3,6 +3,7 @@ package kernels_test
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -66,15 +67,27 @@ func TestBF16ClassEqualBits(t *testing.T) {
 // linearOn is x[m,k]·w[n,k]ᵀ on a device.
 func linearOn(t testing.TB, d kernels.Device, x, w []float32, m, n, k int) []float32 {
 	t.Helper()
-	var b [3]kernels.Buffer
-	for i, size := range []int{m * n, m * k, n * k} {
+	return biasedOn(t, d, x, w, nil, m, n, k)
+}
+
+// biasedOn is the same with a bias, if there is one.
+func biasedOn(t testing.TB, d kernels.Device, x, w, bias []float32, m, n, k int) []float32 {
+	t.Helper()
+	var b [4]kernels.Buffer
+	for i, size := range []int{m * n, m * k, n * k, len(bias)} {
+		if size == 0 {
+			continue
+		}
 		var err error
 		b[i], err = d.Alloc(size)
 		require.NoError(t, err)
 	}
 	d.Upload(b[1], x)
 	d.Upload(b[2], w)
-	d.Linear(b[0], b[1], b[2], nil, m, n, k)
+	if bias != nil {
+		d.Upload(b[3], bias)
+	}
+	d.Linear(b[0], b[1], b[2], b[3], m, n, k)
 	out := make([]float32, m*n)
 	require.NoError(t, d.Download(out, b[0]))
 	return out
@@ -126,11 +139,53 @@ func TestBF16Flushes(t *testing.T) {
 	}
 }
 
+// TestBF16Groups gives values to a chain of groups by hand.
+func TestBF16Groups(t *testing.T) {
+	negativeZero := float32(math.Copysign(0, -1))
+	// at is n zeros but for some values.
+	at := func(n int, values map[int]float32) []float32 {
+		x := make([]float32, n)
+		for i, v := range values {
+			x[i] = v
+		}
+		return x
+	}
+	ones := func(n int) []float32 {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = 1
+		}
+		return x
+	}
+	for name, c := range map[string]struct {
+		x, w []float32
+		bias float32
+		want float32
+	}{
+		"even and odd terms apart":     {at(4, map[int]float32{0: 0x1p24, 1: 1, 2: -0x1p24, 3: 1}), ones(4), 0, 2},
+		"a group after the other":      {at(34, map[int]float32{0: 0x1p24, 2: 1, 32: -0x1p24}), ones(34), 0, 0},
+		"terms 0 and 32 apart":         {at(34, map[int]float32{0: 0x1p24, 32: 1, 33: 1}), ones(34), 0, 0x1p24 + 2},
+		"the bias first":               {at(2, map[int]float32{0: 1}), ones(2), 0x1p24, 0x1p24},
+		"a bias that is subnormal":     {[]float32{0x1p-63}, []float32{0x1p-63}, 0x1p-127, 0x1p-126},
+		"a small group is zero":        {[]float32{0x1p-63, 0x1p-63}, []float32{0x1p-63, -0x1.8p-63}, 1, 1},
+		"a small sum is zero":          {[]float32{0x1p-63}, []float32{0x1p-63}, -0x1.8p-126, negativeZero},
+		"zeros end a short group":      {[]float32{0x1p-100, 0x1p-100}, []float32{-0x1p-100, -0x1p-100}, negativeZero, 0},
+		"nothing ends a whole one":     {slices.Repeat([]float32{0x1p-100}, 32), slices.Repeat([]float32{-0x1p-100}, 32), negativeZero, negativeZero},
+		"a chain of more than a block": {at(300, map[int]float32{0: 0x1p24, 299: 1}), ones(300), 0, 0x1p24},
+	} {
+		everyBF16(t, kernels.ClassBF16AMX, func(t *testing.T, d kernels.Device) {
+			got := biasedOn(t, d, c.x, c.w, []float32{c.bias}, 1, 1, len(c.x))[0]
+			require.Equal(t, math.Float32bits(c.want), math.Float32bits(got), "%s: got %x, want %x", name, got, c.want)
+		})
+	}
+}
+
 // TestBF16HardValues compares chains of three pairs, or two groups, whose terms and sums lie around the least normal number, around each
 // other's last bits, or anywhere.
 func TestBF16HardValues(t *testing.T) {
 	t.Run("bf16", func(t *testing.T) { hardValues(t, kernels.ClassBF16, 160, 130, 5) })
 	t.Run("bf16-amx", func(t *testing.T) { hardValues(t, kernels.ClassBF16AMX, 160, 130, 35) })
+	t.Run("bf16-amx, half a group", func(t *testing.T) { hardValues(t, kernels.ClassBF16AMX, 60, 70, 52) })
 }
 
 func hardValues(t *testing.T, class string, m, n, k int) {
