@@ -215,8 +215,8 @@ static void amx_columns(const matmul_args* t, const float* packed, float* work, 
                       min_long(AMX_BLOCK, k1 - k0));
     }
     const long lines = amx_each(&next, tiles * (p1 - p0) * b.groups);
-    for (long p = p0; p < p1; p++) {
-      for (long r = 0; r < tiles; r++) {
+    for (long r = 0; r < tiles; r++) {
+      for (long p = p0; p < p1; p++) {
         amx_tile_at(t, &b, packed + r * b.size, work + (p - p0) * b.size, r * AMX_ROWS, p * PANEL, &next, lines);
       }
     }
@@ -242,8 +242,8 @@ static void amx_rows(const matmul_args* t, const float* packed, float* work, lon
                       min_long(AMX_BLOCK, k1 - k0));
     }
     const long lines = amx_each(&next, panels * (r1 - r0) * b.groups);
-    for (long r = r0; r < r1; r++) {
-      for (long p = 0; p < panels; p++) {
+    for (long p = 0; p < panels; p++) {
+      for (long r = r0; r < r1; r++) {
         amx_tile_at(t, &b, work + (r - r0) * b.size, packed + p * b.size, r * AMX_ROWS, p * PANEL, &next, lines);
       }
     }
