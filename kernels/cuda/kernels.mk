@@ -12,7 +12,7 @@ PTX_FLAGS_sm_90a  := --cuda-gpu-arch=sm_90a --cuda-feature=+ptx80
 PTXAS_ARCHS_sm_80  := sm_80 sm_90 sm_100
 PTXAS_ARCHS_sm_90a := sm_90a
 # How many bytes of registers a kernel may spill to memory there, and how many registers a thread may have.
-SPILL_BUDGET_sm_80  := 8
+SPILL_BUDGET_sm_80  := 0
 SPILL_BUDGET_sm_90a := 0
 REGISTER_BUDGET_sm_80  := 255
 REGISTER_BUDGET_sm_90a := 248
