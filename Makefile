@@ -32,6 +32,7 @@ SHELL         := bash
 
 include kernels/cuda/kernels.mk
 include kernels/cuda/gpu.mk
+include kernels/cuda/nvcc.mk
 include kernels/cuda/bundle.mk
 
 .PHONY: help

@@ -26,6 +26,21 @@ DEVICE float4 quad_at(const float* x, long long count, bool aligned) {
   return {count > 0 ? x[0] : 0.0f, count > 1 ? x[1] : 0.0f, count > 2 ? x[2] : 0.0f, count > 3 ? x[3] : 0.0f};
 }
 
+// The terms of a product that a block of threads has: the canonical blocks of k from number first on, all that are left, which go to c; or, where
+// there are planes, only number first + blockIdx.z, whose value goes to plane blockIdx.z and has no bias.
+struct term_range {
+  int at, end;
+};
+template <int BLOCK>
+DEVICE term_range my_terms(float*& c, const float*& bias, int& accumulate, float* planes, int m, int n, int k, int first) {
+  if (!planes) return {first * BLOCK, k};
+  const int at = (first + static_cast<int>(blockIdx.z)) * BLOCK;
+  c = planes + blockIdx.z * static_cast<long long>(m) * n;
+  bias = nullptr;
+  accumulate = 0;
+  return {at, static_cast<int>(least(k, at + static_cast<long long>(BLOCK)))};
+}
+
 // The larger one; b where either is NaN.
 DEVICE float larger(float a, float b) { return a > b ? a : b; }
 

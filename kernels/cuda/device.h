@@ -5,6 +5,8 @@
 //	SHARED(type, name, count)            an array in shared memory, with undefined contents
 //	DYNAMIC_SHARED(name)                 the launch's dynamic shared memory, as floats
 //	shared<T>                            a pointer to shared memory
+//	fma1, sqrt1                          a·b + c and a square root, rounded once to nearest
+//	lowest_bit(x)                        the number of the lowest bit set in x, which is not 0
 //	load4, store4, load2, store2         four floats at a multiple of 16 bytes, two at one of 8
 //
 // Tiles of bfloat16, two of them in a float's place, pass from memory to the matrix unit like this:
@@ -61,11 +63,13 @@ static __device__ __forceinline__ float __shfl_xor_sync(unsigned mask, float x, 
 static __device__ __forceinline__ unsigned __ballot_sync(unsigned mask, int x) { return __nvvm_vote_ballot_sync(mask, x); }
 static __device__ __forceinline__ float fma1(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static __device__ __forceinline__ float sqrt1(float x) { return __nvvm_sqrt_rn_f(x); }
+static __device__ __forceinline__ int lowest_bit(uint32_t x) { return __builtin_ctz(x); }
 
 #else
 
 static __device__ __forceinline__ float fma1(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 static __device__ __forceinline__ float sqrt1(float x) { return __fsqrt_rn(x); }
+static __device__ __forceinline__ int lowest_bit(uint32_t x) { return __ffs(static_cast<int>(x)) - 1; }
 
 #endif
 
@@ -73,9 +77,8 @@ static __device__ __forceinline__ float sqrt1(float x) { return __fsqrt_rn(x); }
 #define INLINE __attribute__((always_inline))
 #define KERNEL(name, threads, ...) extern "C" __global__ __launch_bounds__(threads) void name(__VA_ARGS__)
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
-#define DYNAMIC_SHARED(name)                              \
-  extern __shared__ __align__(16) float dynamic_shared[]; \
-  const shared<float> name = dynamic_shared
+extern __shared__ __align__(16) float dynamic_shared[];
+#define DYNAMIC_SHARED(name) const shared<float> name = dynamic_shared
 template <class T>
 using shared = T*;
 

@@ -12,7 +12,7 @@ PTX_FLAGS_sm_90a  := --cuda-gpu-arch=sm_90a --cuda-feature=+ptx80
 PTXAS_ARCHS_sm_80  := sm_80 sm_90 sm_100
 PTXAS_ARCHS_sm_90a := sm_90a
 # How many bytes of registers a kernel may spill to memory there, and how many registers a thread may have.
-SPILL_BUDGET_sm_80  := 8
+SPILL_BUDGET_sm_80  := 0
 SPILL_BUDGET_sm_90a := 0
 REGISTER_BUDGET_sm_80  := 255
 REGISTER_BUDGET_sm_90a := 248
@@ -33,10 +33,10 @@ gen: gen-ptx
 gen-ptx:
 	$(foreach file,$(PTX),$(call ptx,$(file)))
 
-# $(call assemble,FILE): it assembles, within the budgets, and with no wait among products on their way that the source has not.
+# $(call assemble,FILE,PTXAS): it assembles, within the budgets, and with no wait among products on their way that the source has not.
 define assemble
 	@for arch in $(PTXAS_ARCHS_$(call arch_of,$(1))); do \
-	  $(PTXAS) -arch=$$arch -v $(1) -o /dev/null 2>&1 | awk -v budget=$(SPILL_BUDGET_$(call arch_of,$(1))) -v registers=$(REGISTER_BUDGET_$(call arch_of,$(1))) -v arch=$$arch ' \
+	  $(2) -arch=$$arch -v $(1) -o /dev/null 2>&1 | awk -v budget=$(SPILL_BUDGET_$(call arch_of,$(1))) -v registers=$(REGISTER_BUDGET_$(call arch_of,$(1))) -v arch=$$arch ' \
 	    /error|fatal/ { print; bad = 1 } \
 	    /wgmma.*serialized|warpgroup.*injected/ { print arch ": " $$0; bad = 1 } \
 	    /Compiling entry function/ { name = $$7; kernels++ } \
@@ -48,8 +48,15 @@ define assemble
 
 endef
 
-# The PTX is what the sources say; no instruction flushes subnormal numbers, approximates, or leaves it to the assembler to fuse a
-# multiplication and an addition, but for the powers of two of attention in bfloat16, whose class names the GPU; and it assembles.
+# $(call check-rounding,FILES): no instruction flushes subnormal numbers, approximates, or leaves it to the assembler to fuse a
+# multiplication and an addition, but for the powers of two of attention in bfloat16, whose class names the GPU.
+define check-rounding
+	@awk '/\.entry / { named = /attention_bf16_/ } named && /ex2\.approx\.ftz\.f32/ { next } \
+	  /\.ftz|\.approx|\.full|(^|[^a-z.])(add|sub|mul|fma|mad|div|sqrt)\.f(32|64)([^0-9]|$$)/ { print FILENAME ":" FNR ": " $$0; bad = 1 } \
+	  END { if (bad) print "these round in another way than the CPU"; exit bad }' $(1)
+endef
+
+# The PTX is what the sources say, rounds as the CPU, and assembles.
 check: check-ptx
 .PHONY: check-ptx
 check-ptx: $(PTXAS)
@@ -57,10 +64,8 @@ check-ptx: $(PTXAS)
 	@for file in $(PTX); do \
 	  diff -q $$file $(CACHE)/ptx/$${file##*/} || { echo "$$file is not what $(CUDA)/*.cu says: run make gen and commit the result"; exit 1; }; \
 	done
-	@awk '/\.entry / { named = /attention_bf16_/ } named && /ex2\.approx\.ftz\.f32/ { next } \
-	  /\.ftz|\.approx|\.full|(^|[^a-z.])(add|sub|mul|fma|mad|div|sqrt)\.f(32|64)([^0-9]|$$)/ { print FILENAME ":" FNR ": " $$0; bad = 1 } \
-	  END { if (bad) print "these round in another way than the CPU"; exit bad }' $(PTX)
-	$(foreach file,$(PTX),$(call assemble,$(file)))
+	$(call check-rounding,$(PTX))
+	$(foreach file,$(PTX),$(call assemble,$(file),$(PTXAS)))
 
 $(PTXAS):
 	@command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || { echo "missing: pip, to fetch $(NVCC_WHEEL); install python3-pip and run again"; exit 1; }

@@ -121,21 +121,15 @@ struct chains {
   }
 };
 
-// The blocks of k from number first on: all that are left, added to c; or, where there are planes, only number
-// first + blockIdx.z, whose value goes to plane blockIdx.z.
+// A tile of the product, its blocks of k as my_terms says, added to c.
 template <bool A_ALONG_K, bool B_ALONG_K>
 DEVICE void matmul(float* c, const float* a, const float* b, const float* bias, float* planes, int m, int n, int k, int first,
                    int accumulate) {
   SHARED(float, as, 2 * MATMUL_STAGE);
   SHARED(float, bs, 2 * MATMUL_STAGE);
-  int at = first * BLOCK_K, end = k;
-  if (planes) {
-    at += static_cast<int>(blockIdx.z) * BLOCK_K;
-    end = static_cast<int>(least(k, at + BLOCK_K));
-    c = planes + blockIdx.z * static_cast<long long>(m) * n;
-    bias = nullptr;
-    accumulate = 0;
-  }
+  const term_range mine = my_terms<BLOCK_K>(c, bias, accumulate, planes, m, n, k, first);
+  const int end = mine.end;
+  int at = mine.at;
   factor<A_ALONG_K> rows = factor<A_ALONG_K>::make(a, blockIdx.y * MATMUL_ROWS, m, k, at);
   factor<B_ALONG_K> columns = factor<B_ALONG_K>::make(b, blockIdx.x * MATMUL_COLUMNS, n, k, at);
   const int x = threadIdx.x % 16 * 4, y = threadIdx.x / 16 * 4;

@@ -169,20 +169,15 @@ struct mma_chains {
   }
 };
 
-// The blocks of k from number first on, or one block for each plane, as matmul.
+// A tile of the product, its blocks of k as my_terms says.
 template <bool A_ALONG_K, bool B_ALONG_K>
 DEVICE void matmul_bf16(float* c, const uint16_t* a, const uint16_t* b, const float* bias, float* planes, int m, int n, int k,
                         long long a_stride, long long b_stride, int first, int accumulate) {
   DYNAMIC_SHARED(memory);
   const shared_place stages = place_of(memory);
-  int at = first * MMA_BLOCK, end = k;
-  if (planes) {
-    at += static_cast<int>(blockIdx.z) * MMA_BLOCK;
-    end = static_cast<int>(least(k, at + static_cast<long long>(MMA_BLOCK)));
-    c = planes + blockIdx.z * static_cast<long long>(m) * n;
-    bias = nullptr;
-    accumulate = 0;
-  }
+  const term_range mine = my_terms<MMA_BLOCK>(c, bias, accumulate, planes, m, n, k, first);
+  const int end = mine.end;
+  int at = mine.at;
   const mma_tile tile = mma_tile::mine(m, n);
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, part_a = warp % 2 * MMA_WARP, part_b = warp / 2 * MMA_WARP;
   mma_factor<MMA_ROWS, A_ALONG_K> rows =

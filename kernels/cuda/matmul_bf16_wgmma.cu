@@ -98,20 +98,15 @@ DEVICE void flush_sums(const float (&s)[PRODUCT_SUMS], float* c, const float* bi
   }
 }
 
-// The blocks of k from number first on, or one block for each plane, as matmul.
+// A tile of the product, its blocks of k as my_terms says.
 template <bool A_ALONG_K, bool B_ALONG_K>
 DEVICE void matmul_bf16_wgmma(float* c, const uint16_t* a, const uint16_t* b, const float* bias, float* planes, int m, int n, int k,
                               long long a_stride, long long b_stride, int first, int accumulate) {
   DYNAMIC_SHARED(memory);
   const shared_place stages = swizzled(place_of(memory));
-  int at = first * MMA_BLOCK, end = k;
-  if (planes) {
-    at += static_cast<int>(blockIdx.z) * MMA_BLOCK;
-    end = static_cast<int>(least(k, at + static_cast<long long>(MMA_BLOCK)));
-    c = planes + blockIdx.z * static_cast<long long>(m) * n;
-    bias = nullptr;
-    accumulate = 0;
-  }
+  const term_range mine = my_terms<MMA_BLOCK>(c, bias, accumulate, planes, m, n, k, first);
+  const int end = mine.end;
+  int at = mine.at;
   const mma_tile tile = mma_tile::mine(m, n);
   const int group = static_cast<int>(threadIdx.x) / WGMMA_GROUP;
   auto rows = wgmma_factor<MMA_ROWS, A_ALONG_K>::make(a, a_stride, tile.row, m, at, end);

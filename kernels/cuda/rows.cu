@@ -52,7 +52,7 @@ KERNEL(embed_backward_tokens, EMBED_THREADS, float* dwte, const float* dout, con
       float s = dwte[token * c + j];
       for (int w = 0; w < warps; w++) {
         for (uint32_t left = masks[w]; left != 0; left &= left - 1) {
-          s = s + dout[(from + w * WARP + __builtin_ctz(left)) * c + j];
+          s = s + dout[(from + w * WARP + lowest_bit(left)) * c + j];
         }
       }
       dwte[token * c + j] = s;

@@ -58,18 +58,19 @@ KERNEL(window_images, ELEMENT_THREADS, float* dx, const float* dcolumns, long lo
   dx[i] = s;
 }
 
-// The largest pixel under a window, and where it is in x: the first of several; the last NaN if there are any.
+// The largest pixel under a window, and which one of its image it is: the first of several; the last NaN if there are any.
+// x is of this image and this channel.
 struct largest {
   float value;
   long long at;
 };
-DEVICE largest largest_under(const float* x, const window& w, long long image, long long oy, long long ox, long long channel) {
+DEVICE largest largest_under(const float* x, const window& w, long long oy, long long ox) {
   const long long y = oy * w.stride - w.pad, z = ox * w.stride - w.pad;
   largest m = {0.0f, -1};
   for (long long row = y < 0 ? 0 : y; row < least(w.height, y + w.rows); row++) {
     for (long long column = z < 0 ? 0 : z; column < least(w.width, z + w.columns); column++) {
-      const long long at = ((image * w.height + row) * w.width + column) * w.channels + channel;
-      const float v = x[at];
+      const long long at = row * w.width + column;
+      const float v = x[at * w.channels];
       if (m.at < 0 || v > m.value || v != v) m = {v, at};
     }
   }
@@ -81,22 +82,25 @@ KERNEL(max_pool, ELEMENT_THREADS, float* out, const float* x, long long images, 
   const long long i = my_value(), p = i / channels, outputs = out_height * out_width;
   if (p >= images * outputs) return;
   const long long image = p / outputs, at = p - image * outputs, y = at / out_width;
-  out[i] = largest_under(x, WINDOW, image, y, at - y * out_width, i - p * channels).value;
+  x += image * height * width * channels + (i - p * channels);
+  out[i] = largest_under(x, WINDOW, y, at - y * out_width).value;
 }
 
 // dx = dout at the largest pixel of every window, 0 elsewhere. Windows that overlap have their largest found by each of their pixels: that
 // reads a cache, where a list of the largest would read and write memory. Grid ⌈images·height·width·channels / ELEMENT_THREADS⌉, block
 // ELEMENT_THREADS.
 KERNEL(max_pool_backward, ELEMENT_THREADS, float* dx, const float* dout, const float* x, long long images, WINDOW_PARAMETERS) {
-  const long long i = my_value(), channel = i % channels, pixel = i / channels;
+  const long long i = my_value(), pixel = i / channels, channel = i - pixel * channels;
   if (pixel >= images * height * width) return;
-  const long long image = pixel / (height * width), y = pixel / width % height, z = pixel % width;
+  const long long image = pixel / (height * width), at = pixel - image * (height * width), y = at / width, z = at - y * width;
   const range down = covering(y, rows, stride, pad, out_height), across = covering(z, columns, stride, pad, out_width);
+  x += i - at * channels;
+  dout += image * out_height * out_width * channels + channel;
   float s = 0.0f;
   for (long long oy = down.from; oy < down.to; oy++) {
     for (long long ox = across.from; ox < across.to; ox++) {
-      if (largest_under(x, WINDOW, image, oy, ox, channel).at != i) continue;
-      s = s + dout[((image * out_height + oy) * out_width + ox) * channels + channel];
+      if (largest_under(x, WINDOW, oy, ox).at != at) continue;
+      s = s + dout[(oy * out_width + ox) * channels];
     }
   }
   dx[i] = s;

@@ -179,6 +179,7 @@ using shared = emulator::shared_pointer<T>;
 
 DEVICE float fma1(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 DEVICE float sqrt1(float x) { return std::sqrt(x); }
+DEVICE int lowest_bit(uint32_t x) { return __builtin_ctz(x); }
 
 DEVICE float4 load4(const float* p) {
   emulator::check_aligned(p);

@@ -10,6 +10,9 @@
 
 extern "C" const farandole_ops farandole_ops_portable;
 
+// The portable operations are linked without what finds processors, so they have the size that is taken where none is known.
+long farandole_first_cache = 32 << 10;
+
 namespace test {
 
 static constexpr int most_reported = 20;

@@ -37,7 +37,7 @@ void check(dice& r, const layout& l, long m, long n, long k, bool odd, bool misp
       same(what, want, got);
       // The same by planes, at most three at a time.
       const long blocks = pieces(k, BLOCK_K);
-      const floats planes(static_cast<size_t>(3 * m * n));
+      const floats planes = normal(r, static_cast<size_t>(3 * m * n));  // what they hold before is in no sum
       for (long first = 0; first < blocks; first += 3) {
         const long count = std::min(3L, blocks - first);
         const shape deep = {grid.x, grid.y, static_cast<unsigned>(count)};
