@@ -366,8 +366,12 @@ func TestExchangeIsRefused(t *testing.T) {
 	for _, d := range all {
 		requireWorks(t, d)
 	}
-	require.Panics(t, func() { _ = joined(t, all[0])[0].Swap(t.Context(), []kernels.Message{{Peer: 1, Buffer: uploaded(t, all[0], 1)}}, nil) })
-	require.Panics(t, func() { _ = joined(t, all[0])[0].Swap(t.Context(), []kernels.Message{{Peer: 0, Buffer: uploaded(t, all[1], 1)}}, nil) })
+	require.Panics(t, func() {
+		_ = joined(t, all[0])[0].Swap(t.Context(), []kernels.Message{{Peer: 1, Buffer: uploaded(t, all[0], 1)}}, nil)
+	})
+	require.Panics(t, func() {
+		_ = joined(t, all[0])[0].Swap(t.Context(), []kernels.Message{{Peer: 0, Buffer: uploaded(t, all[1], 1)}}, nil)
+	})
 }
 
 // TestExchangeThatDoesNotBegin: one rank's trouble is told to the others.

@@ -30,7 +30,9 @@ type exporter struct {
 }
 
 // newExporter starts a process on the GPU of a local rank.
-func newExporter(t *testing.T, rank int) *exporter { return newOther(t, "TestExporter", exporterOf, rank) }
+func newExporter(t *testing.T, rank int) *exporter {
+	return newOther(t, "TestExporter", exporterOf, rank)
+}
 
 // newOther starts a process that runs one test, which finds its rank in a variable of the environment.
 func newOther(t *testing.T, test, variable string, rank int) *exporter {

@@ -31,7 +31,9 @@ IS(offsetof(nccl_options, magic), offsetof(struct nccl_options_value, magic));
 IS(offsetof(nccl_options, version), offsetof(struct nccl_options_value, version));
 IS(offsetof(nccl_options, blocking), offsetof(struct nccl_options_value, blocking));
 _Static_assert(sizeof(nccl_options) >= sizeof(struct nccl_options_value), "options only grow");
-IS(((nccl_options)NCCL_CONFIG_INITIALIZER).magic, NCCL_OPTIONS_MAGIC);
+#define SECOND(first, second, ...) second
+#define MAGIC_OF(initializer) SECOND(initializer)
+IS(MAGIC_OF(NCCL_CONFIG_INITIALIZER), NCCL_OPTIONS_MAGIC);
 IS(NCCL_VERSION(2, 14, 0), NCCL_OPTIONS_VERSION);
 IS(NCCL_CONFIG_UNDEF_INT, NCCL_UNDEFINED);
 
