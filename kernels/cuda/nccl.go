@@ -153,8 +153,10 @@ func (x *exchange) until(ctx context.Context, done func() (bool, error)) error {
 	for pause := firstLook; ; pause = min(2*pause, lastLook) {
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
 		case <-timer.C:
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		if is, err := done(); is || err != nil {
 			return err

@@ -191,7 +191,11 @@ void lead(socket_file listener) {
     hello h;
     if (!p[0].revents) continue;
     socket_file s(accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC));
-    if (s.fd < 0 || !take(s.fd, &h, sizeof h, -1)) continue;
+    if (s.fd < 0) continue;
+    if (!take(s.fd, &h, sizeof h, -1)) {
+      status = NCCL_REMOTE_ERROR;
+      break;
+    }
     ranks.push_back(std::move(s)), all.push_back(h), ready.push_back(false);
     if ((status = mistake(all)) != NCCL_OK || all.size() < static_cast<size_t>(h.world)) continue;
     std::vector<hello> ordered(all);
@@ -254,11 +258,11 @@ struct communicator {
 
 nccl_status communicator::meet() {
   const auto& m = reinterpret_cast<const meeting&>(id);
-  if (rank == number("FARANDOLE_EMULATOR_NCCL_FAIL", -1)) return NCCL_SYSTEM_ERROR;
   hello own = {rank, world, {}, {}};
   memcpy(own.gpu, uuid, sizeof uuid);
   const int end = stop[0].fd;
   socket_file listener = listening(own.listens), leader = connected(m.where);
+  if (rank == number("FARANDOLE_EMULATOR_NCCL_FAIL", -1)) return NCCL_SYSTEM_ERROR;
   nccl_status status;
   std::vector<hello> all(static_cast<size_t>(world));
   if (listener.fd < 0 || leader.fd < 0 || !give(leader.fd, &own, sizeof own) || !take(leader.fd, &status, sizeof status, end)) return NCCL_REMOTE_ERROR;
