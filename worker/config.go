@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -31,6 +32,14 @@ const (
 	WireBF16 = "bf16" // half the bytes; every node of the reduction tree is rounded, so the bits stay the same for any world size
 )
 
+// Where the gradients of a Resident are reduced.
+const (
+	GPUReduceAuto = "auto" // in the first of these ways that all workers of the generation have
+	GPUReduceIPC  = "ipc"  // in the memory of GPUs that reach each other's, or by way of the host
+	GPUReduceNCCL = "nccl" // between GPUs, one a worker, or by way of the host
+	GPUReduceHost = "host"
+)
+
 // Config says which job a Session belongs to. The zero value trains alone.
 type Config struct {
 	Coordinator string           // host:port; empty means alone
@@ -44,9 +53,13 @@ type Config struct {
 	Listen string
 
 	// Transport is how gradients and state travel between workers: auto.Path. Empty means auto, the best path there is: for the gradients
-	// of a Resident the memory of the devices, and with any other path the host's.
+	// of a Resident what GPUReduce says, and with any other path the host's.
 	// All workers of a job must use the same.
 	Transport string
+
+	// GPUReduce is where the gradients of a Resident are reduced: one of the above. Empty means auto. What is not possible for one worker is
+	// not done by any, whatever the others ask for. With ipc and nccl Transport is for the rest; they need the tree and float32.
+	GPUReduce string
 
 	// Liveness is the one failure-detection knob (elastic.LimitsOf). Longer forgives slower hosts, shorter
 	// recovers faster. Zero means 1 s.
@@ -87,6 +100,7 @@ func ConfigFromEnv() (Config, error) {
 		LocalWorld:      int(e.integer("LOCAL_WORLD_SIZE")),
 		Listen:          os.Getenv("FARANDOLE_LISTEN"),
 		Transport:       os.Getenv("FARANDOLE_TRANSPORT"),
+		GPUReduce:       os.Getenv("FARANDOLE_GPU_REDUCE"),
 		Liveness:        e.duration("FARANDOLE_LIVENESS"),
 		CheckpointDir:   os.Getenv("FARANDOLE_CHECKPOINT_DIR"),
 		CheckpointEvery: e.integer("FARANDOLE_CHECKPOINT_EVERY"),
@@ -178,6 +192,7 @@ func (c Config) withDefaults() Config {
 	set(&c.Reduce, ReduceTree)
 	set(&c.Wire, WireF32)
 	set(&c.Transport, string(auto.Any))
+	set(&c.GPUReduce, GPUReduceAuto)
 	set(&c.NaN, NaNStop)
 	set(&c.Device, "auto")
 	if c.Liveness <= 0 {
@@ -209,6 +224,10 @@ func (c Config) validate() error {
 		return bad("wire %q is not known: use f32 or bf16", c.Wire)
 	case c.Wire == WireBF16 && c.Reduce != ReduceTree:
 		return bad("wire bf16 works with reduce tree alone: every node of the tree is rounded, whoever adds it")
+	case !slices.Contains([]string{GPUReduceAuto, GPUReduceIPC, GPUReduceNCCL, GPUReduceHost}, c.GPUReduce):
+		return bad("gpu-reduce %q is not known: use auto, ipc, nccl or host", c.GPUReduce)
+	case (c.GPUReduce == GPUReduceIPC || c.GPUReduce == GPUReduceNCCL) && (c.Reduce != ReduceTree || c.Wire != WireF32):
+		return bad("gpu-reduce %s works with reduce tree and wire f32 alone", c.GPUReduce)
 	case c.NaN != NaNStop && c.NaN != NaNSkip:
 		return bad("NaN policy %q is not known: use stop or skip", c.NaN)
 	case c.CheckpointEvery < 0:

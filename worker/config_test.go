@@ -14,7 +14,7 @@ func TestConfigFromEnv(t *testing.T) {
 		"FARANDOLE_COORDINATOR": "127.0.0.1:7", "FARANDOLE_JOB": "j", "FARANDOLE_MEMBER": "m", "FARANDOLE_HOST": "h",
 		"FARANDOLE_LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4", "FARANDOLE_LISTEN": "127.0.0.1:8", "FARANDOLE_LIVENESS": "300ms",
 		"FARANDOLE_CHECKPOINT_DIR": "d", "FARANDOLE_CHECKPOINT_EVERY": "5", "FARANDOLE_REDUCE": "ring", "FARANDOLE_WIRE": "f32",
-		"FARANDOLE_THREADS": "3", "FARANDOLE_PIN": "true", "FARANDOLE_DEVICE": "cpu", "FARANDOLE_NAN": "skip", "FARANDOLE_FAULT": "crash:before-reduce@20#1",
+		"FARANDOLE_GPU_REDUCE": "host", "FARANDOLE_THREADS": "3", "FARANDOLE_PIN": "true", "FARANDOLE_DEVICE": "cpu", "FARANDOLE_NAN": "skip", "FARANDOLE_FAULT": "crash:before-reduce@20#1",
 	} {
 		t.Setenv(k, v)
 	}
@@ -24,7 +24,7 @@ func TestConfigFromEnv(t *testing.T) {
 	require.Equal(t, Config{
 		Coordinator: "127.0.0.1:7", Job: "j", Member: "m", Host: "h", LocalRank: 2, LocalWorld: 4, Listen: "127.0.0.1:8",
 		Liveness: 300 * time.Millisecond, CheckpointDir: "d", CheckpointEvery: 5, Reduce: ReduceRing, Wire: "f32", Threads: 3, Pin: true,
-		Device: "cpu", NaN: NaNSkip, Fault: &Fault{ActionCrash, PointReduce, 20, 1},
+		GPUReduce: GPUReduceHost, Device: "cpu", NaN: NaNSkip, Fault: &Fault{ActionCrash, PointReduce, 20, 1},
 	}, c)
 }
 
@@ -32,6 +32,7 @@ func TestConfigRefuses(t *testing.T) {
 	for _, c := range []struct{ name, value, text string }{
 		{"FARANDOLE_WIRE", "fp8", "wire"},
 		{"FARANDOLE_REDUCE", "star", "reduce"},
+		{"FARANDOLE_GPU_REDUCE", "pigeon", "use auto, ipc, nccl or host"},
 		{"FARANDOLE_NAN", "ignore", "NaN"},
 		{"FARANDOLE_LIVENESS", "soon", "duration"},
 		{"FARANDOLE_LIVENESS", "-1s", "duration"},
@@ -59,6 +60,20 @@ func TestRoundedWireNeedsTheTree(t *testing.T) {
 	_, err = ConfigFromEnv()
 	require.ErrorContains(t, err, "tree")
 	require.Equal(t, 2, ExitCode(err))
+}
+
+func TestGPUReduceNeedsTheTree(t *testing.T) {
+	t.Setenv("FARANDOLE_GPU_REDUCE", "nccl")
+	_, err := ConfigFromEnv()
+	require.NoError(t, err)
+	for name, value := range map[string]string{"FARANDOLE_WIRE": "bf16", "FARANDOLE_REDUCE": "ring"} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, value)
+			_, err := ConfigFromEnv()
+			require.ErrorContains(t, err, "gpu-reduce nccl works with reduce tree and wire f32 alone")
+			require.Equal(t, 2, ExitCode(err))
+		})
+	}
 }
 
 func TestParseFault(t *testing.T) {

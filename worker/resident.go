@@ -11,8 +11,8 @@ import (
 )
 
 // Resident is a Mirror whose gradients lie in one buffer of a device. They stay there while they are summed and reduced where
-// every worker of the generation has one whose device shares memory with the others', and the job's transport is auto and its reduction the
-// tree in float32. The bits are those of the way by the host.
+// every worker of the generation has one whose device shares memory with the others', or sends to them, and the job's reduction is the
+// tree in float32: see Config.GPUReduce. The bits are those of the way by the host.
 //
 // PullGradients and PushGradients are still called: where a gradient is not finite, for a worker that is a step behind, and in the generations
 // that reduce by way of the host.
@@ -30,22 +30,25 @@ type residence struct {
 	grads kernels.Buffer
 	total kernels.Buffer // one value
 	sum   []float32      // total on the host, one value
+	mode  string         // Config.GPUReduce
 	told  string         // why they are not there, as was said last
 
 	on    bool // in the generation that joined last
 	slots []kernels.Buffer
 	kept  kernels.Buffer // trades places with the first slot when a step is reduced
 
-	team team // of that generation
+	team   team  // of that generation
+	barred error // why no exchange is tried any more; nil: it is
 }
 
 // newResidence gives nil where gradients go by way of the host, whatever the others have.
 func newResidence(m Mirror, cfg Config) *residence {
 	of, ok := m.(Resident)
-	if !ok || cfg.Transport != string(auto.Any) || cfg.Reduce != ReduceTree || cfg.Wire != WireF32 {
+	if !ok || cfg.Reduce != ReduceTree || cfg.Wire != WireF32 || cfg.GPUReduce == GPUReduceHost ||
+		cfg.GPUReduce == GPUReduceAuto && cfg.Transport != string(auto.Any) {
 		return nil
 	}
-	r := &residence{of: of, sum: make([]float32, 1)}
+	r := &residence{of: of, mode: cfg.GPUReduce, sum: make([]float32, 1)}
 	r.dev, r.grads = of.Gradients()
 	return r
 }
@@ -139,7 +142,9 @@ func (r *residence) poison(params []param) error {
 // keep makes the first slot the sum of the last reduced step.
 func (r *residence) keep() {
 	r.slots[0], r.kept = r.kept, r.slots[0]
-	r.team.swap()
+	if r.team.way != nil {
+		r.team.way.swap()
+	}
 }
 
 // deliver copies the reduced sum into the gradients and says whether it has a NaN or Inf.
@@ -175,10 +180,16 @@ func (r *residence) leave() error {
 
 var errNoSharing = errors.New("its device shares no memory")
 
+// errUnasked is why a rank does not try what its Config leaves out.
+func errUnasked(mode string) error { return fmt.Errorf("--gpu-reduce %s is asked for", mode) }
+
 // offer exports what peers read: the first slot and the one it trades places with, then the slots of further partials.
 func (r *residence) offer(own elastic.Range, shards int) (handles [][]byte, err error) {
 	sharer, ok := r.dev.(kernels.Sharer)
-	if !ok {
+	switch {
+	case r.mode == GPUReduceNCCL:
+		return nil, errUnasked(r.mode)
+	case !ok:
 		return nil, errNoSharing
 	}
 	if err := r.reserve(own, shards); err != nil {

@@ -3,6 +3,7 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -52,6 +53,15 @@ func wide(l *linear) *linear {
 // apart has a worker's memory pass by messages over sockets, so that the race detector sees whether what is shared is read in time.
 func apart(cfg *Config, p *proc) { cfg.Host = string(p.id) }
 
+// sending has workers that are apart exchange gradients between their devices.
+func sending(cfg *Config, p *proc) {
+	apart(cfg, p)
+	cfg.GPUReduce = GPUReduceNCCL
+}
+
+// ways are those in which gradients are reduced on devices.
+var ways = map[string]func(cfg *Config, p *proc){"ipc": apart, "nccl": sending}
+
 // requireHere checks that no gradient went by way of the host, and that nothing of the peers is open.
 func requireHere(t *testing.T, h *fakeHost, procs ...*proc) {
 	t.Helper()
@@ -69,7 +79,8 @@ func (h *fakeHost) opened() int {
 
 func (h *fakeHost) requireClosed(t *testing.T) {
 	t.Helper()
-	require.Positive(t, h.imports)
+	require.Positive(t, h.imports+h.joins)
+	require.False(t, h.imports > 0 && h.joins > 0, "one way is enough")
 	require.Zero(t, h.open)
 }
 
@@ -81,64 +92,125 @@ func TestResidentGivesTheSameWeights(t *testing.T) {
 		h := &fakeHost{}
 		require.Equal(t, want, alone(t, h.resident(t, newLinear(steps, shards))))
 		for world := 2; world <= min(6, shards); world++ {
-			t.Run(fmt.Sprintf("S=%d W=%d", shards, world), func(t *testing.T) {
-				h := &fakeHost{}
-				c := newCoordinator(t, elastic.Policy{Min: world})
-				var procs []*proc
-				for i := range world {
-					procs = append(procs, launch(c, i, h.resident(t, wide(newParts(steps, shards))), apart))
-				}
-				requireSame(c, alone(t, wide(newParts(steps, shards))), procs...)
-				requireHere(t, h, procs...)
-			})
+			for name, way := range ways {
+				t.Run(fmt.Sprintf("S=%d W=%d %s", shards, world, name), func(t *testing.T) {
+					h := &fakeHost{}
+					c := newCoordinator(t, elastic.Policy{Min: world})
+					var procs []*proc
+					for i := range world {
+						procs = append(procs, launch(c, i, h.resident(t, wide(newParts(steps, shards))), way))
+					}
+					requireSame(c, alone(t, wide(newParts(steps, shards))), procs...)
+					requireHere(t, h, procs...)
+					require.Equal(t, name == "nccl", h.joins > 0)
+				})
+			}
 		}
 	}
 }
 
-// A worker without a device, or one that cannot share, has all go by way of the host; so has a knob.
+// A worker without a device, or one that can neither share nor send, has all go by way of the host; so has a knob.
 func TestResidentWithOthers(t *testing.T) {
 	const steps, shards = 10, 8
 	want := alone(t, newLinear(steps, shards))
 	broken := errors.New("no peer access")
-	refuse := func(what string) func(string) error {
-		return func(at string) error {
-			if at == what {
+	refuse := func(l *linear, what ...string) {
+		l.shared.refuse = func(at string) error {
+			if slices.Contains(what, at) {
 				return broken
 			}
 			return nil
 		}
 	}
-	for name, odd := range map[string]func(l *linear) func(*Config, *proc){
-		"host alone": func(l *linear) func(*Config, *proc) { l.copies, l.shared = nil, nil; return apart },
-		"mirror":     func(l *linear) func(*Config, *proc) { l.shared = nil; return apart },
-		"export":     func(l *linear) func(*Config, *proc) { l.shared.refuse = refuse("export"); return apart },
-		"import":     func(l *linear) func(*Config, *proc) { l.shared.refuse = refuse("import"); return apart },
-		"memory":     func(l *linear) func(*Config, *proc) { l.shared.room = 2; return apart },
+	all := []int{0, 1, 2}
+	for name, c := range map[string]struct {
+		change func(cfg *Config, p *proc)
+		odd    func(l *linear)
+		of     []int // whom odd changes; nil: the second alone
+		here   bool  // gradients stay on the devices
+	}{
+		"host alone":         {change: apart, odd: func(l *linear) { l.copies, l.shared = nil, nil }},
+		"mirror":             {change: apart, odd: func(l *linear) { l.shared = nil }},
+		"export":             {change: apart, odd: func(l *linear) { refuse(l, "export") }, here: true},
+		"import":             {change: apart, odd: func(l *linear) { refuse(l, "import") }, here: true},
+		"import and place":   {change: apart, odd: func(l *linear) { refuse(l, "import", "place") }},
+		"import, one GPU":    {change: apart, odd: func(l *linear) { refuse(l, "import"); l.shared.gpu = "one" }, of: all},
+		"memory":             {change: apart, odd: func(l *linear) { l.shared.room = 2 }},
+		"memory of inboxes":  {change: sending, odd: func(l *linear) { l.shared.room = 5 }},
+		"nccl, place":        {change: sending, odd: func(l *linear) { refuse(l, "place") }},
+		"nccl, id":           {change: sending, odd: func(l *linear) { refuse(l, "id") }, of: all},
+		"nccl, join":         {change: sending, odd: func(l *linear) { refuse(l, "join") }},
+		"nccl, first swap":   {change: sending, odd: func(l *linear) { refuse(l, "swap") }},
+		"nccl, first number": {change: sending, odd: func(l *linear) { l.shared.garble = true }},
+		"nccl, export":       {change: sending, odd: func(l *linear) { refuse(l, "export", "import") }, of: all, here: true},
+		"ipc": {odd: func(l *linear) { refuse(l, "import") }, change: func(cfg *Config, p *proc) {
+			apart(cfg, p)
+			cfg.GPUReduce = GPUReduceIPC
+		}},
+		"unlike": {odd: func(*linear) {}, change: func(cfg *Config, p *proc) {
+			apart(cfg, p)
+			cfg.GPUReduce = map[elastic.MemberID]string{"w0": GPUReduceIPC, "w1": GPUReduceNCCL, "w2": GPUReduceAuto}[p.id]
+		}},
+		"asked for": {odd: func(l *linear) { refuse(l, "import", "place") }, of: all, change: func(cfg *Config, p *proc) {
+			apart(cfg, p)
+			cfg.GPUReduce = GPUReduceHost
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := &fakeHost{}
-			c := newCoordinator(t, elastic.Policy{Min: 3})
+			co := newCoordinator(t, elastic.Policy{Min: 3})
 			var procs []*proc
 			for i := range 3 {
-				l, change := h.resident(t, newLinear(steps, shards)), apart
-				if i == 1 {
-					change = odd(l)
+				l := h.resident(t, newLinear(steps, shards))
+				if slices.Contains(c.of, i) || c.of == nil && i == 1 {
+					c.odd(l)
 				}
-				procs = append(procs, launch(c, i, l, change))
+				procs = append(procs, launch(co, i, l, c.change))
 			}
-			requireSame(c, want, procs...)
-			require.Positive(t, procs[0].trainer.copies.pulled)
-			require.Positive(t, procs[2].trainer.copies.pulled)
+			requireSame(co, want, procs...)
+			for _, i := range []int{0, 2} {
+				require.Equal(t, c.here, procs[i].trainer.copies.pulled == 0)
+			}
 			require.Zero(t, h.open)
 		})
 	}
 	t.Run("transport", func(t *testing.T) {
-		h := &fakeHost{}
-		c := newCoordinator(t, elastic.Policy{Min: 2})
-		tcp := func(cfg *Config, p *proc) { cfg.Transport = string(auto.TCP) }
-		requireSame(c, want, launch(c, 0, h.resident(t, newLinear(steps, shards)), tcp), launch(c, 1, h.resident(t, newLinear(steps, shards)), tcp))
-		require.Zero(t, h.imports)
+		for _, mode := range []string{GPUReduceAuto, GPUReduceIPC, GPUReduceNCCL} {
+			h := &fakeHost{}
+			c := newCoordinator(t, elastic.Policy{Min: 2})
+			tcp := func(cfg *Config, p *proc) { cfg.Transport, cfg.GPUReduce = string(auto.TCP), mode }
+			requireSame(c, want, launch(c, 0, h.resident(t, newLinear(steps, shards)), tcp), launch(c, 1, h.resident(t, newLinear(steps, shards)), tcp))
+			require.Equal(t, mode == GPUReduceIPC, h.imports > 0)
+			require.Equal(t, mode == GPUReduceNCCL, h.joins > 0)
+		}
 	})
+}
+
+// TestResidentIsBarred: ranks that are all alive and could not join do not wait for each other in every generation.
+func TestResidentIsBarred(t *testing.T) {
+	const steps, shards = 30, 8
+	want := alone(t, newLinear(steps, shards))
+	h := &fakeHost{}
+	c := newCoordinator(t, elastic.Policy{Min: 2, Start: 2})
+	g := gate{15, make(chan struct{})}
+	var procs []*proc
+	for i := range 2 {
+		l := h.resident(t, gated(steps, shards, g))
+		l.shared.refuse = func(at string) error {
+			if i == 1 && at == "join" {
+				return errors.New("a firewall")
+			}
+			return nil
+		}
+		procs = append(procs, launch(c, i, l, sending))
+	}
+	c.until("two", func() bool { return len(c.views) > 0 && len(c.views[len(c.views)-1].Roster) == 2 })
+	procs = append(procs, launch(c, 2, h.resident(t, newLinear(steps, shards)), sending))
+	c.until("three", func() bool { return c.views[len(c.views)-1].RankOf("w2") >= 0 })
+	close(g.open)
+	requireSame(c, want, procs...)
+	require.Equal(t, 2, h.joins)
+	require.Zero(t, h.open)
 }
 
 // TestResidentKills kills a worker wherever its device is waited for: in each part of the reduction, while its neighbours read
@@ -146,31 +218,33 @@ func TestResidentWithOthers(t *testing.T) {
 func TestResidentKills(t *testing.T) {
 	const steps, shards = 30, 8
 	want := alone(t, wide(newLinear(steps, shards)))
-	for at := 33; at < 45; at++ { // the waits of more than one step
-		t.Run(fmt.Sprintf("wait %d", at), func(t *testing.T) {
-			h := &fakeHost{}
-			c := newCoordinator(t, elastic.Policy{Min: 2, Start: 3})
-			g := gate{15, make(chan struct{})}
-			procs := make([]*proc, 3)
-			for i := range procs {
-				l := h.resident(t, wide(gated(steps, shards, g)))
-				if i == 1 {
-					l.shared.onSync = func(n int) {
-						if n == at {
-							procs[1].kill()
-							c.feed(elastic.Lost{ID: procs[1].id, Reason: "killed in a wait"})
+	for name, way := range ways {
+		for at := 33; at < 45; at++ { // the waits of more than one step
+			t.Run(fmt.Sprintf("%s, wait %d", name, at), func(t *testing.T) {
+				h := &fakeHost{}
+				c := newCoordinator(t, elastic.Policy{Min: 2, Start: 3})
+				g := gate{15, make(chan struct{})}
+				procs := make([]*proc, 3)
+				for i := range procs {
+					l := h.resident(t, wide(gated(steps, shards, g)))
+					if i == 1 {
+						l.shared.onSync = func(n int) {
+							if n == at {
+								procs[1].kill()
+								c.feed(elastic.Lost{ID: procs[1].id, Reason: "killed in a wait"})
+							}
 						}
 					}
+					procs[i] = launch(c, i, l, way)
 				}
-				procs[i] = launch(c, i, l, apart)
-			}
-			require.ErrorIs(t, procs[1].wait(), errKilled)
-			procs[1] = launch(c, 3, h.resident(t, wide(newLinear(steps, shards))), apart)
-			c.until("three again", func() bool { return c.views[len(c.views)-1].RankOf("w3") >= 0 })
-			close(g.open)
-			requireSame(c, want, procs...)
-			h.requireClosed(t)
-		})
+				require.ErrorIs(t, procs[1].wait(), errKilled)
+				procs[1] = launch(c, 3, h.resident(t, wide(newLinear(steps, shards))), way)
+				c.until("three again", func() bool { return c.views[len(c.views)-1].RankOf("w3") >= 0 })
+				close(g.open)
+				requireSame(c, want, procs...)
+				h.requireClosed(t)
+			})
+		}
 	}
 }
 
@@ -179,21 +253,23 @@ func TestResidentKills(t *testing.T) {
 func TestResidentLaggard(t *testing.T) {
 	const steps, shards = 20, 8
 	want := alone(t, wide(newLinear(steps, shards)))
-	for _, point := range []string{PointReduce, PointReduced, PointApplied} {
-		h := &fakeHost{}
-		c := newCoordinator(t, elastic.Policy{Min: 2, Start: 3})
-		procs := make([]*proc, 3)
-		for i := range procs {
-			change := apart
-			if i == 1 {
-				die := dieAt(c, Fault{Point: point, Step: 7, Rank: -1})
-				change = func(cfg *Config, p *proc) { apart(cfg, p); die(cfg, p) }
+	for _, way := range ways {
+		for _, point := range []string{PointReduce, PointReduced, PointApplied} {
+			h := &fakeHost{}
+			c := newCoordinator(t, elastic.Policy{Min: 2, Start: 3})
+			procs := make([]*proc, 3)
+			for i := range procs {
+				change := way
+				if i == 1 {
+					die := dieAt(c, Fault{Point: point, Step: 7, Rank: -1})
+					change = func(cfg *Config, p *proc) { way(cfg, p); die(cfg, p) }
+				}
+				procs[i] = launch(c, i, h.resident(t, wide(newLinear(steps, shards))), change)
 			}
-			procs[i] = launch(c, i, h.resident(t, wide(newLinear(steps, shards))), change)
+			require.ErrorIs(t, procs[1].wait(), errKilled)
+			requireSame(c, want, procs[0], procs[2])
+			h.requireClosed(t)
 		}
-		require.ErrorIs(t, procs[1].wait(), errKilled)
-		requireSame(c, want, procs[0], procs[2])
-		h.requireClosed(t)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"strings"
 
 	"github.com/farandole-ml/farandole/collective"
 	"github.com/farandole-ml/farandole/elastic"
@@ -17,58 +18,92 @@ func (s *Session) settle(g *generation, wanted bool) error {
 	if s.res == nil {
 		return nil
 	}
-	refused, by := errors.New("a worker has no GPU"), nobody
+	refusals := []refused{{nobody, errors.New("a worker has no GPU")}}
 	if wanted {
+		var on bool
 		var err error
-		if by, refused, err = s.house(g); err != nil {
+		if on, refusals, err = s.house(g); err != nil {
 			return err
 		}
-	}
-	if refused == nil {
-		s.res.on = true
-		s.log.Info("gradients are reduced in the memory of GPUs", "gen", g.number(), "rank", g.rank, "world", g.world())
-		return nil
+		if on {
+			s.res.on = true
+			says := (&mapping{}).says()
+			if s.res.team.way != nil {
+				says = s.res.team.way.says()
+			}
+			s.log.Info(says, "gen", g.number(), "rank", g.rank, "world", g.world())
+			return nil
+		}
 	}
 	s.leaveDevice()
 	if err := s.bringHome(); err != nil {
 		return err
 	}
 	s.res.abandon()
-	level := slog.LevelInfo
-	if by == g.rank && s.res.told != refused.Error() {
-		level, s.res.told = slog.LevelWarn, refused.Error()
+	var why []string
+	level, mine := slog.LevelInfo, false
+	for _, no := range refusals {
+		why, mine = append(why, no.because.Error()), mine || no.by == g.rank
 	}
-	s.log.Log(g.ctx, level, "gradients are reduced by way of the host", "gen", g.number(), "rank", g.rank, "by", by, "because", refused)
+	because := strings.Join(why, "; ")
+	if mine && s.res.told != because {
+		level, s.res.told = slog.LevelWarn, because
+	}
+	s.log.Log(g.ctx, level, "gradients are reduced by way of the host", "gen", g.number(), "rank", g.rank, "by", refusals[0].by, "because", because)
 	return nil
 }
 
-// house makes room for g's gradients on the device, and has the ranks open each other's. What is refused, and by which rank, is equal
-// on all of them; err is this one's or the group's end.
-func (s *Session) house(g *generation) (by int, refused, err error) {
-	r, own := s.res, g.view.Ranges[g.rank]
+// refused is a rank's no to one way of reducing on the devices.
+type refused struct {
+	by      int
+	because error
+}
+
+// house makes g's gradients at home on the device, in the first way that all ranks have. on, and what was refused, are equal on all of them; err is this
+// one's or the group's end.
+func (s *Session) house(g *generation) (on bool, refusals []refused, err error) {
+	r := s.res
 	r.team = newTeam(g.view, g.rank, s.plan.Shards, r.grads.Len())
 	if g.group == nil {
-		refused, err = s.tolerable(r.reserve(own, s.plan.Shards))
-		return g.rank, refused, err
+		no, err := s.tolerable(r.reserve(g.view.Ranges[g.rank], s.plan.Shards))
+		return no == nil, []refused{{g.rank, no}}, err
 	}
-	handles, err := r.offer(own, s.plan.Shards)
+	for _, try := range []func(*generation) (int, error, error){s.share, s.exchange} {
+		by, no, err := try(g)
+		if no == nil || err != nil {
+			return err == nil, refusals, err
+		}
+		s.leaveDevice()
+		refusals = append(refusals, refused{by, no})
+	}
+	return false, refusals, nil
+}
+
+// share makes room for g's gradients on the device, and has the ranks open each other's. What is refused, and by which rank, is equal
+// on all of them; err is this one's or the group's end.
+func (s *Session) share(g *generation) (by int, refused, err error) {
+	r := s.res
+	handles, err := r.offer(g.view.Ranges[g.rank], s.plan.Shards)
 	if err == nil {
 		err = r.team.reserve(r.dev)
 	}
-	mine, err := s.tolerable(err)
-	if err != nil {
-		return nobody, nil, err
-	}
-	offers, by, refused, err := s.consent(g, handles, mine)
+	offers, by, refused, err := s.vote(g, handles, err)
 	if refused != nil || err != nil {
 		return by, refused, err
 	}
-	mine, err = s.tolerable(r.team.enter(r.dev.(kernels.Sharer), offers))
-	if err != nil {
-		return nobody, nil, err
-	}
-	_, by, refused, err = s.consent(g, nil, mine)
+	w := &mapping{}
+	r.team.way = w
+	_, by, refused, err = s.vote(g, nil, w.enter(r.dev.(kernels.Sharer), g.rank, offers))
 	return by, refused, err
+}
+
+// vote is consent after what this rank did or could not do. A device that has failed ends it.
+func (s *Session) vote(g *generation, handles [][]byte, did error) (all [][][]byte, by int, refused, err error) {
+	mine, err := s.tolerable(did)
+	if err != nil {
+		return nil, nobody, nil, err
+	}
+	return s.consent(g, handles, mine)
 }
 
 // tolerable splits err of the device into what the way by the host avoids, and the end of the device.

@@ -17,8 +17,10 @@ import (
 type fakeHost struct {
 	mu       sync.Mutex
 	exported []*sharedBuffer
-	open     int // imports that were not released
+	open     int // imports that were not released, and exchanges that were not closed
 	imports  int
+	meetings []*fakeMeeting
+	joins    int
 }
 
 // sharedDevice is a device that does nothing before it must, and shares its memory. What it cannot do is nil.
@@ -33,7 +35,11 @@ type sharedDevice struct {
 	others bool                  // such copies are enqueued
 	onSync func(n int)           // called by each Sync with its number, from 1, before anything is done; nil: nothing
 	room   int                   // buffers that are left; below zero there is no end
-	refuse func(at string) error // of Export and Import; nil: none
+	refuse func(at string) error // of Export and Import, and of what an exchange has; nil: none
+	gpu    string                // its place; empty means one of its own
+	garble bool                  // what it sends first is not what was there
+
+	swaps int // since the last wait, which must be the exchange's
 }
 
 type sharedBuffer struct {
@@ -83,6 +89,12 @@ func (d *sharedDevice) enqueue(dst *sharedBuffer, f func(), src ...kernels.Buffe
 }
 
 func (d *sharedDevice) Sync() error {
+	require.Zero(d.t, d.swaps, "the device alone waits for what others may never send")
+	return d.work()
+}
+
+// work does what is enqueued.
+func (d *sharedDevice) work() error {
 	d.syncs++
 	if d.onSync != nil {
 		d.onSync(d.syncs)
@@ -133,11 +145,16 @@ func (d *sharedDevice) Sum(out, b kernels.Buffer) {
 	}, b)
 }
 
+func (d *sharedDevice) refuses(what string) error {
+	if d.refuse == nil {
+		return nil
+	}
+	return d.refuse(what)
+}
+
 func (d *sharedDevice) Export(b kernels.Buffer) ([]byte, error) {
-	if d.refuse != nil {
-		if err := d.refuse("export"); err != nil {
-			return nil, err
-		}
+	if err := d.refuses("export"); err != nil {
+		return nil, err
 	}
 	d.host.mu.Lock()
 	defer d.host.mu.Unlock()
@@ -146,10 +163,8 @@ func (d *sharedDevice) Export(b kernels.Buffer) ([]byte, error) {
 }
 
 func (d *sharedDevice) Import(handle []byte) (kernels.Buffer, error) {
-	if d.refuse != nil {
-		if err := d.refuse("import"); err != nil {
-			return nil, err
-		}
+	if err := d.refuses("import"); err != nil {
+		return nil, err
 	}
 	d.host.mu.Lock()
 	defer d.host.mu.Unlock()

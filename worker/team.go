@@ -8,25 +8,35 @@ import (
 	"github.com/farandole-ml/farandole/kernels"
 )
 
-// team is the ranks of one generation, as one of them sees their memory. Every rank owns a part of the gradients: it reads everybody's
-// partials of that part, adds them in the order of the tree, and writes the sum over its own; then each reads the other parts from
-// their owners. A rank writes its own memory alone.
+// team is the ranks of one generation, as one of them sees their gradients. Every rank owns a part: it gets everybody's partials of that part, adds
+// them in the order of the tree, and writes the sum over its own; then each gets the other parts from their owners. A way is how they do.
 //
-// Who reads what while whom may write:
-//   - Partials lie still from the first barrier to the second, but for each rank's own part of its first slot, which nobody else reads.
-//   - The sums, in the first slots, lie still from the second barrier on. The first slot then becomes the kept one, and is written by no
-//     shard before the next step's sum is complete: every rank passed two barriers of that step, so it has read all.
-//   - A rank that gives up writes at once what others may be reading. Therefore a step counts only after two more rounds with everybody. Whoever
-//     passes the second round knows that everybody has passed the first one, and nobody calls the first before its reads have ended: what was
-//     read was read while all were in the group.
+// A rank that gives up may have others end with nonsense: it writes at once what they are reading, or ends in the middle of what it sends. Therefore a step
+// counts only after two more rounds with everybody. Whoever passes the second round knows that everybody has passed the first one, and nobody calls the
+// first before all that it was to get is there: what was got was got while all were in the group.
 type team struct {
 	rank, shards int
 	parts        []part
-	peers        [][]kernels.Buffer // by rank: the first slot, the kept one, slots of further partials; empty for this rank
-	imported     []kernels.Buffer
+	partials     []int            // how many each rank has
+	chunk        int              // how many values of a part are added at once
+	way          way              // nil alone
 	adds         []add            // the tree, from the partials up; its last sum goes to this rank's first slot
 	whole        place            // the sum itself, where one rank's partial is all of it and adds is empty
 	between      []kernels.Buffer // sums that are neither partial nor result
+}
+
+// way is how the ranks of a team get at each other's partials and sums. The training goroutine's own.
+type way interface {
+	// reduce makes the first slot the sum of all ranks' partials. The two more rounds are the caller's.
+	reduce(ctx context.Context, r *residence, g *collective.Group) error
+	// theirs gives p of another rank's partial, where reduce has it.
+	theirs(at place, p part) kernels.Buffer
+	// swap follows the ranks' residences, where the kept sum and the first slot have traded places.
+	swap()
+	// leave ends what there is in common, whatever the others do.
+	leave(dev kernels.Device) error
+	// says is a line of the log: how gradients are reduced.
+	says() string
 }
 
 // add is one addition of the tree.
@@ -43,12 +53,12 @@ const nobody = -1
 // partAlign is what a part begins at a multiple of, in values: 256 bytes, so that no two ranks write into one line of a cache.
 const partAlign = 64
 
-// scratchLen is how many values of a part are added at once: 8 MiB of each of the few buffers between, which caches of large GPUs hold.
+// scratchLen is the most of a team's chunk: 8 MiB of each of the few buffers between, which caches of large GPUs hold.
 const scratchLen = 2 << 20
 
 // newTeam plans the reduction of n values in the generation of a view.
 func newTeam(view *elastic.View, rank, shards, n int) team {
-	t := team{rank: rank, shards: shards}
+	t := team{rank: rank, shards: shards, chunk: scratchLen}
 	world, leaves := view.World(), map[elastic.Range]place{}
 	bound := func(r int) int {
 		if r == world {
@@ -58,7 +68,9 @@ func newTeam(view *elastic.View, rank, shards, n int) team {
 	}
 	for r := range world {
 		t.parts = append(t.parts, part{bound(r), bound(r + 1)})
-		for i, node := range elastic.Partials(view.Ranges[r], shards) {
+		nodes := elastic.Partials(view.Ranges[r], shards)
+		t.partials = append(t.partials, len(nodes))
+		for i, node := range nodes {
 			leaves[node] = place{r, i}
 		}
 	}
@@ -94,7 +106,7 @@ func (t *team) reserve(dev kernels.Device) error {
 		}
 	}
 	for len(t.between) < count {
-		b, err := dev.Alloc(min(own.hi-own.lo, scratchLen))
+		b, err := dev.Alloc(min(own.hi-own.lo, t.chunk))
 		if err != nil {
 			return err
 		}
@@ -103,43 +115,28 @@ func (t *team) reserve(dev kernels.Device) error {
 	return nil
 }
 
-// enter imports what the peers offer. After an error leave is due.
-func (t *team) enter(dev kernels.Sharer, offers [][][]byte) error {
-	t.peers = make([][]kernels.Buffer, len(offers))
-	for rank, handles := range offers {
-		if rank == t.rank {
-			continue
-		}
-		for _, h := range handles {
-			b, err := dev.Import(h)
-			if err != nil {
-				return err
-			}
-			t.imported = append(t.imported, b)
-			t.peers[rank] = append(t.peers[rank], b)
-		}
+// pieces is how often the longest part has a chunk, and piece a rank's part's chunk of that number, which may be empty.
+func (t *team) pieces() (n int) {
+	for _, p := range t.parts {
+		n = max(n, (p.hi-p.lo+t.chunk-1)/t.chunk)
 	}
-	return nil
+	return n
 }
 
-// leave closes all that was imported, and gives the first error.
-func (t *team) leave(dev kernels.Device) (err error) {
-	for _, b := range t.imported {
-		if e := dev.(kernels.Sharer).Release(b); err == nil {
-			err = e
-		}
-	}
-	t.imported, t.peers = nil, nil
-	return err
+func (t *team) piece(rank, number int) part {
+	p := t.parts[rank]
+	lo := min(p.lo+number*t.chunk, p.hi)
+	return part{lo, min(lo+t.chunk, p.hi)}
 }
 
-// swap follows the peers' residences, where the kept sum and the first slot have traded places.
-func (t *team) swap() {
-	for _, b := range t.peers {
-		if len(b) > 0 {
-			b[0], b[1] = b[1], b[0]
-		}
+// leave ends what the ranks have in common.
+func (t *team) leave(dev kernels.Device) error {
+	if t.way == nil {
+		return nil
 	}
+	w := t.way
+	t.way = nil
+	return w.leave(dev)
 }
 
 // values gives the memory of p at a place.
@@ -150,36 +147,13 @@ func (r *residence) values(at place, p part) kernels.Buffer {
 		return r.team.between[at.slot].Slice(0, n)
 	case at.rank == r.team.rank:
 		return r.slots[at.slot].Slice(p.lo, n)
-	case at.slot == 0:
-		return r.team.peers[at.rank][0].Slice(p.lo, n)
 	}
-	return r.team.peers[at.rank][at.slot+1].Slice(p.lo, n)
+	return r.team.way.theirs(at, p)
 }
 
 // reduce makes the first slot the sum of all ranks' partials. The two more rounds are the caller's.
 func (r *residence) reduce(ctx context.Context, g *collective.Group) error {
-	meet := func() error {
-		if err := r.dev.Sync(); err != nil {
-			return err
-		}
-		return g.Barrier(ctx)
-	}
-	if err := meet(); err != nil {
-		return err
-	}
-	own := r.team.parts[r.team.rank]
-	for lo := own.lo; lo < own.hi; lo += scratchLen {
-		r.addPart(part{lo, min(lo+scratchLen, own.hi)})
-	}
-	if err := meet(); err != nil {
-		return err
-	}
-	for rank, p := range r.team.parts {
-		if rank != r.team.rank && p.hi > p.lo {
-			r.dev.Copy(r.values(place{r.team.rank, 0}, p), r.values(place{rank, 0}, p))
-		}
-	}
-	return r.dev.Sync()
+	return r.team.way.reduce(ctx, r, g)
 }
 
 // addPart makes p of the first slot the sum of all partials there.

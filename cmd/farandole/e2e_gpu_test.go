@@ -75,21 +75,64 @@ func TestE2EGPUsShareMemory(t *testing.T) {
 	}
 }
 
-// Where one worker's GPU does not reach another's, or the job asks for another path, all gradients go by way of the host.
+// Workers that share no memory send gradients from GPU to GPU, with one killed and one that joins, and one that freezes while the others wait for it.
+func TestE2EGPUsSendGradients(t *testing.T) {
+	t.Setenv("FARANDOLE_LOG", "info")
+	e := onGPUs(t, "GPUS=5")
+	want := e.alone(append(gpuArgs, "--device", "cpu")...)
+	for _, c := range []struct{ workers, lazy, more string }{{"2", "0", ""}, {"3", "1", "; stop rank=0 step=20 for=3s"}, {"4", "1", ""}} {
+		t.Run(c.workers, func(t *testing.T) {
+			t.Setenv("FARANDOLE_EMULATOR_LAZY", c.lazy)
+			flags := []string{"--workers", c.workers, "--device", "cuda", "--gpu-reduce", "nccl", "--chaos", "kill rank=1 step=8; join step=15" + c.more}
+			r := e.run(flags, gpuArgs...)
+			require.Zero(t, r.code, "%s", r.out)
+			require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
+			requireLedger(t, r.summary, 30)
+			require.Contains(t, r.out, "gradients are reduced between GPUs by NCCL")
+			require.NotContains(t, r.out, "in the memory of GPUs")
+			if c.workers != "2" { // a member that is alone has nobody to send to
+				require.NotContains(t, r.out, "by way of the host")
+			}
+			require.NotContains(t, r.out, "emulated driver")
+			require.NotContains(t, r.out, "emulated NCCL")
+		})
+	}
+}
+
+// Where one worker's GPU does not reach another's, or the job asks for it, gradients are sent from GPU to GPU, and where that is not possible
+// either, or the job asks for another path, all go by way of the host.
 func TestE2EGPUsShareNoMemory(t *testing.T) {
 	t.Setenv("FARANDOLE_LOG", "info")
 	e := onGPUs(t, "GPUS=3", "ALONE=1")
 	args := append(gpuArgs, "--steps", "5")
 	want := e.alone(append(args, "--device", "cpu")...)
-	for says, flags := range map[string][]string{
-		`by=0 because="cuda Emulated sm_80, GPU 0: Import: it has no access to the memory of GPU 1"`: nil,
-		"formed": {"--transport", "tcp"},
+	const apart = `by=0 because="cuda Emulated sm_80, GPU 0: Import: it has no access to the memory of GPU 1; `
+	for _, c := range []struct {
+		says    string
+		nccl    bool
+		setting string // of the emulator
+		flags   []string
+	}{
+		{says: "between GPUs by NCCL", nccl: true},
+		{says: "between GPUs by NCCL", nccl: true, flags: []string{"--transport", "tcp", "--gpu-reduce", "nccl"}},
+		{says: apart + `--gpu-reduce ipc is asked for"`, flags: []string{"--gpu-reduce", "ipc"}},
+		{says: apart + `cuda Emulated sm_80, GPU 0: NCCL is here in version 2.17.1: install 2.18.3 or newer"`, setting: "NCCL_VERSION=21701"},
+		{says: apart + `cuda Emulated sm_80, GPU 0: JoinExchange: NCCL: `, setting: "NCCL_FAIL=2"},
+		{says: "ranks 0 and 2 are on one GPU, and NCCL has one rank on each", setting: "GPUS=2"},
+		{says: "formed", flags: []string{"--transport", "tcp"}},
+		{says: "formed", flags: []string{"--gpu-reduce", "host"}},
 	} {
-		r := e.run(append(flags, "--workers", "3", "--device", "cuda"), args...)
-		require.Zero(t, r.code, "%s", r.out)
-		require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
-		require.Contains(t, r.out, says)
-		require.NotContains(t, r.out, "in the memory of GPUs")
+		t.Run(c.setting+strings.Join(c.flags, " "), func(t *testing.T) {
+			if name, value, ok := strings.Cut(c.setting, "="); ok {
+				t.Setenv("FARANDOLE_EMULATOR_"+name, value)
+			}
+			r := e.run(append(c.flags, "--workers", "3", "--device", "cuda"), args...)
+			require.Zero(t, r.code, "%s", r.out)
+			require.Equal(t, want, r.WeightsSHA256, "%s", r.out)
+			require.Contains(t, r.out, c.says)
+			require.Equal(t, c.nccl, strings.Contains(r.out, "by NCCL"), "%s", r.out)
+			require.NotContains(t, r.out, "in the memory of GPUs")
+		})
 	}
 }
 

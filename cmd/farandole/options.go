@@ -34,6 +34,7 @@ type jobOptions struct {
 	reduce      string
 	wire        string
 	transport   string
+	gpuReduce   string
 	ckptDir     string
 	ckptEvery   int64
 	liveness    time.Duration
@@ -56,7 +57,8 @@ func (o *jobOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.device, "device", "auto", "where workers compute: auto, cpu or cuda")
 	f.StringVar(&o.reduce, "reduce", "tree", "how gradients are summed: tree (the same bits for any number of workers) or ring (fewest bytes)")
 	f.StringVar(&o.wire, "wire", "f32", "number format of gradients between workers: f32, or bf16 for half the bytes")
-	f.StringVar(&o.transport, "transport", "auto", "how gradients travel between workers: auto (the best there is, the memory of GPUs too), shm, uds, tcp, grpc or fabric")
+	f.StringVar(&o.transport, "transport", "auto", "how gradients travel between workers: auto (the best there is, see --gpu-reduce), shm, uds, tcp, grpc or fabric")
+	f.StringVar(&o.gpuReduce, "gpu-reduce", "auto", "where gradients on GPUs are reduced: auto (with --transport auto the first of these that all workers have), ipc (in memory that the GPUs of one host share), nccl (sent between GPUs, one a worker) or host")
 	f.StringVar(&o.ckptDir, "checkpoint-dir", "", "`directory` of checkpoints; a job goes on from the newest complete one there")
 	f.Int64Var(&o.ckptEvery, "checkpoint-every", 0, "`steps` between checkpoints (0: only at the end)")
 	f.DurationVar(&o.liveness, "liveness", time.Second, "silence after which a worker is lost: shorter notices sooner, longer forgives a busy machine")
@@ -113,7 +115,7 @@ func (o *jobOptions) spec(f *pflag.FlagSet, args []string) (*pb.JobSpec, int, er
 		Name: name, Command: command, Env: o.env, Dir: dir,
 		Min: int32(o.min), Max: int32(o.max), Start: int32(start),
 		SettleNanos: int64(o.settle), LivenessNanos: int64(o.liveness), MaxRestarts: int32(o.maxRestarts),
-		CheckpointDir: o.ckptDir, CheckpointEvery: o.ckptEvery, Reduce: o.reduce, Wire: o.wire, Transport: o.transport,
+		CheckpointDir: o.ckptDir, CheckpointEvery: o.ckptEvery, Reduce: o.reduce, Wire: o.wire, Transport: o.transport, GpuReduce: o.gpuReduce,
 		Threads: int32(threads), Pin: o.pin, Device: o.device, LogDir: o.logDir, NanPolicy: o.nan,
 	}, workers, nil
 }
@@ -190,6 +192,8 @@ func (o *jobOptions) check(f *pflag.FlagSet, workers int) error {
 		return usagef("--threads wants a number from 1 to 4096, or 0 to choose, not %d", o.threads)
 	case o.wire == "bf16" && o.reduce == "ring":
 		return usagef("--wire bf16 works with --reduce tree alone: give one of them")
+	case (o.gpuReduce == "ipc" || o.gpuReduce == "nccl") && (o.wire == "bf16" || o.reduce == "ring"):
+		return usagef("--gpu-reduce %s works with --reduce tree and --wire f32 alone: give one of them", o.gpuReduce)
 	}
 	for _, c := range []struct {
 		flag, value string
@@ -199,6 +203,7 @@ func (o *jobOptions) check(f *pflag.FlagSet, workers int) error {
 		{"--reduce", o.reduce, []string{"tree", "ring"}},
 		{"--wire", o.wire, []string{"f32", "bf16"}},
 		{"--transport", o.transport, []string{"auto", "shm", "uds", "tcp", "grpc", "fabric"}},
+		{"--gpu-reduce", o.gpuReduce, []string{"auto", "ipc", "nccl", "host"}},
 		{"--nan", o.nan, []string{"stop", "skip"}},
 	} {
 		if err := oneOf(c.flag, c.value, c.of...); err != nil {

@@ -2898,6 +2898,7 @@ type JobSpec struct {
 	LogDir          string                 `protobuf:"bytes,17,opt,name=log_dir,json=logDir,proto3" json:"log_dir,omitempty"`
 	NanPolicy       string                 `protobuf:"bytes,18,opt,name=nan_policy,json=nanPolicy,proto3" json:"nan_policy,omitempty"`        // stop | skip
 	Transport       string                 `protobuf:"bytes,20,opt,name=transport,proto3" json:"transport,omitempty"`                         // auto | shm | uds | tcp | grpc | fabric
+	GpuReduce       string                 `protobuf:"bytes,22,opt,name=gpu_reduce,json=gpuReduce,proto3" json:"gpu_reduce,omitempty"`        // auto | ipc | nccl | host
 	ReportNanos     int64                  `protobuf:"varint,19,opt,name=report_nanos,json=reportNanos,proto3" json:"report_nanos,omitempty"` // a commit is reported at most so long after the last heartbeat; 0: with the next one
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -3069,6 +3070,13 @@ func (x *JobSpec) GetNanPolicy() string {
 func (x *JobSpec) GetTransport() string {
 	if x != nil {
 		return x.Transport
+	}
+	return ""
+}
+
+func (x *JobSpec) GetGpuReduce() string {
+	if x != nil {
+		return x.GpuReduce
 	}
 	return ""
 }
@@ -4715,7 +4723,7 @@ const file_coordinator_proto_rawDesc = "" +
 	"\bAddSlots\x12\x10\n" +
 	"\x03add\x18\x01 \x01(\x05R\x03add\"\x1b\n" +
 	"\aRelease\x12\x10\n" +
-	"\x03job\x18\x01 \x01(\tR\x03job\"\xbd\x04\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\"\xdc\x04\n" +
 	"\aJobSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12\x10\n" +
@@ -4738,7 +4746,9 @@ const file_coordinator_proto_rawDesc = "" +
 	"\alog_dir\x18\x11 \x01(\tR\x06logDir\x12\x1d\n" +
 	"\n" +
 	"nan_policy\x18\x12 \x01(\tR\tnanPolicy\x12\x1c\n" +
-	"\ttransport\x18\x14 \x01(\tR\ttransport\x12!\n" +
+	"\ttransport\x18\x14 \x01(\tR\ttransport\x12\x1d\n" +
+	"\n" +
+	"gpu_reduce\x18\x16 \x01(\tR\tgpuReduce\x12!\n" +
 	"\freport_nanos\x18\x13 \x01(\x03R\vreportNanos\"F\n" +
 	"\rSubmitRequest\x125\n" +
 	"\x04spec\x18\x01 \x01(\v2!.farandole.coordinator.v1.JobSpecR\x04spec\"\x1f\n" +

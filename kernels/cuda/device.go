@@ -41,14 +41,15 @@ type device struct {
 	last   string // the last operation that the driver got since the last wait
 	err    error
 
-	pool    *pool
-	scratch [scratchCount]scratch
-	stage   []float32 // registered; what is copied passes through here
-	staged  int       // of it in use until the next wait
-	hosts   []hostMemory
-	imports []imported
-	fetches []*fetch // all that there are, under way or to be used again
-	closed  bool
+	pool      *pool
+	scratch   [scratchCount]scratch
+	stage     []float32 // registered; what is copied passes through here
+	staged    int       // of it in use until the next wait
+	hosts     []hostMemory
+	imports   []imported
+	exchanges []*exchange // those that were not ended
+	fetches   []*fetch    // all that there are, under way or to be used again
+	closed    bool
 
 	monitor monitor
 }
@@ -172,6 +173,9 @@ func (d *device) IDs(x kernels.Ints) (ids []int32, ok bool) {
 func (d *device) Close() error {
 	if d.closed {
 		return nil
+	}
+	for len(d.exchanges) > 0 { // before anything waits for what another rank may never send
+		_ = d.exchanges[0].Close()
 	}
 	_ = d.Sync() // a failure was told, or nobody wanted to know
 	d.closed = true

@@ -16,7 +16,7 @@ define wheel
 	@command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || { echo "missing: pip, to fetch $(1); install python3-pip and run again"; exit 1; }
 	@rm -rf $(3) && mkdir -p $(3)/wheel
 	@echo '$(1) --hash=sha256:$(2)' > $(3)/wheel/requirements.txt
-	python3 -m pip download -q --no-deps --only-binary=:all: --platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 --require-hashes -d $(3)/wheel -r $(3)/wheel/requirements.txt
+	python3 -m pip download -q --no-deps --only-binary=:all: --platform manylinux2014_x86_64 --platform manylinux_2_18_x86_64 --platform manylinux_2_27_x86_64 --require-hashes -d $(3)/wheel -r $(3)/wheel/requirements.txt
 	@python3 -m zipfile -e $(3)/wheel/*.whl $(3) && rm -r $(3)/wheel
 endef
 
@@ -59,10 +59,14 @@ $(GPU)/emulator/libcublasLt.so.13: $(EMULATOR)/cublaslt.cc $(EMULATOR)/driver_li
 	@mkdir -p $(@D)
 	$(CXX) $(EMULATOR_FLAGS) -shared $< -o $@ -ldl
 
+$(GPU)/emulator/libnccl.so.2: $(EMULATOR)/nccl.cc $(EMULATOR)/driver_library.h $(wildcard kernels/cuda/nccl_*.h)
+	@mkdir -p $(@D)
+	$(CXX) $(EMULATOR_FLAGS) -shared $< -o $@ -ldl -lpthread
+
 WITH_EMULATOR := $(WITH_CUDA) LD_LIBRARY_PATH=$(GPU)/emulator
 
 .PHONY: test-cuda
-test-cuda: $(GPU)/emulator/libcuda.so.1 $(GPU)/emulator/libcublasLt.so.13 $(GPU)/emulator/libnvidia-ml.so.1 $(GPU)/link/libcuda.a $(HEADERS_13)/cuda.h ## test programs with GPUs, on a driver that runs the kernels on the CPU
+test-cuda: $(GPU)/emulator/libcuda.so.1 $(GPU)/emulator/libcublasLt.so.13 $(GPU)/emulator/libnccl.so.2 $(GPU)/emulator/libnvidia-ml.so.1 $(GPU)/link/libcuda.a $(HEADERS_13)/cuda.h ## test programs with GPUs, on a driver that runs the kernels on the CPU
 	$(WITH_CUDA) go vet ./kernels/... ./worker/... ./cmd/... ./examples/...
 	$(WITH_EMULATOR) go test -race -timeout $(TEST_TIMEOUT) ./kernels/cuda/...
 	FARANDOLE_EMULATOR_LAZY=1 $(WITH_EMULATOR) go test -timeout $(TEST_TIMEOUT) ./kernels/cuda/... ./kernels/nn -run 'GPU|Conformance|Bits'
@@ -100,3 +104,30 @@ check-cublaslt: $(HEADERS_12)/cuda.h $(HEADERS_13)/cuda.h ## compare what is sai
 	$(call wheel,$(CRT_13),$(CRT_SHA256_13),$(GPU)/cublas/crt13)
 	$(call cublaslt,13,nvidia/cu13,nvidia/cu13)
 	@rm -rf $(GPU)/cublas
+
+# ---- NCCL's ABI
+
+# The oldest version that is accepted, and a new one.
+NCCL_12        := nvidia-nccl-cu12==2.18.3
+NCCL_SHA256_12 := 89cf220910c43e53df992f54f7aa2a35c6d606b077c9ae95b1f17c544d3ad3f3
+NCCL_13        := nvidia-nccl-cu13==2.31.2
+NCCL_SHA256_13 := 0bcaf0308854cb55fcc35af72e2c83143f3b71e65a4e865e2c586b1cdcdb5ae0
+
+# $(call nccl,MAJOR,CRT) compares with the header of one version.
+define nccl
+	@mkdir -p $(GPU)/nccl/empty/nv && touch $(GPU)/nccl/empty/nv/target
+	$(CC) -std=c11 -Wall -Wextra -Werror -fsyntax-only $(addprefix -isystem ,$(HEADERS_$(1)) $(GPU)/nccl/$(1)/nvidia/nccl/include $(GPU)/nccl/crt$(1)/$(2)/include $(GPU)/nccl/empty) \
+	  kernels/cuda/abi/nccl.c
+	@echo "NCCL's ABI is that of $(NCCL_$(1))"
+endef
+
+# It fetches half a gigabyte, so CI does without, and nothing of that is kept.
+.PHONY: check-nccl
+check-nccl: $(HEADERS_12)/cuda.h $(HEADERS_13)/cuda.h ## compare what is said of NCCL with NVIDIA's headers, of versions 2.18 and 2.31
+	$(call wheel,$(NCCL_12),$(NCCL_SHA256_12),$(GPU)/nccl/12)
+	$(call wheel,$(CRT_12),$(CRT_SHA256_12),$(GPU)/nccl/crt12)
+	$(call nccl,12,nvidia/cuda_nvcc)
+	$(call wheel,$(NCCL_13),$(NCCL_SHA256_13),$(GPU)/nccl/13)
+	$(call wheel,$(CRT_13),$(CRT_SHA256_13),$(GPU)/nccl/crt13)
+	$(call nccl,13,nvidia/cu13)
+	@rm -rf $(GPU)/nccl

@@ -31,9 +31,14 @@ type exporter struct {
 
 // newExporter starts a process on the GPU of a local rank.
 func newExporter(t *testing.T, rank int) *exporter {
+	return newOther(t, "TestExporter", exporterOf, rank)
+}
+
+// newOther starts a process that runs one test, which finds its rank in a variable of the environment.
+func newOther(t *testing.T, test, variable string, rank int) *exporter {
 	t.Helper()
-	e := &exporter{t: t, cmd: exec.Command(os.Args[0], "-test.run=^TestExporter$", "-test.count=1")}
-	e.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", exporterOf, rank))
+	e := &exporter{t: t, cmd: exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.count=1")}
+	e.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", variable, rank))
 	e.cmd.Stderr = os.Stderr
 	in, err := e.cmd.StdinPipe()
 	require.NoError(t, err)

@@ -89,7 +89,7 @@ T* of_driver(const char* name) {
 
 bool in_context() {
   auto* context = of_driver<emulated_context_t>("emulated_context");
-  return context && context() == 0;
+  return context && context(nullptr) == 0;
 }
 
 float widened(uint16_t x) {
@@ -283,7 +283,7 @@ lt_status cublasLtMatmul(lt_handle, lt_product handle, const void* alpha, const 
   std::vector<emulated_range> ranges = {{a, am.bytes(), false}, {b, bm.bytes(), false}, {d, cm.bytes(), true}, {workspace, workspace_bytes, true}};
   if (q.bias) ranges.push_back({p.bias, 4 * q.m, false});
   auto* t = new task{q, static_cast<const uint16_t*>(a), static_cast<const uint16_t*>(b), q.bias ? static_cast<const float*>(p.bias) : nullptr, static_cast<float*>(d), old};
-  const int bad = enqueue(stream, "cublasLtMatmul", ranges.data(), static_cast<int>(ranges.size()), [](void* x) { static_cast<task*>(x)->run(); },
+  const int bad = enqueue(stream, "cublasLtMatmul", ranges.data(), static_cast<int>(ranges.size()), [](void* x) { return static_cast<task*>(x)->run(), true; },
                           [](void* x) { delete static_cast<task*>(x); }, t);
   return bad ? LT_EXECUTION_FAILED : LT_SUCCESS;
 }

@@ -2,6 +2,8 @@
 // real path of a program with the tag cuda runs where there is no GPU. It is stricter than a driver: it
 // checks what a driver leaves undefined, and says on standard error what it refuses. It proves nothing about speed or about what
 // runs at the same time.
+#include <thread>
+
 #include "driver_state.h"
 
 using driver::asked;
@@ -35,7 +37,9 @@ CUresult add(CUcontext c, CUstream s, const char* call, std::function<CUresult()
   if (!driver::own(c->streams, s)) return refuse(CUDA_ERROR_INVALID_HANDLE, "%s on what is no stream of this context", call);
   s->work.push_back(std::move(work));
   s->enqueued++;
-  return asked().lazy ? CUDA_SUCCESS : c->finish(s);
+  if (asked().lazy) return CUDA_SUCCESS;
+  const CUresult result = c->finish(s, s->enqueued, false);
+  return result == CUDA_ERROR_NOT_READY ? CUDA_SUCCESS : result;
 }
 
 CUresult copy(CUcontext c, CUstream s, const char* call, bool there, CUdeviceptr device, const void* host, size_t n, std::function<void()> move) {
@@ -59,12 +63,19 @@ CUresult driver::usable(CUcontext c, const char* call) {
 }
 
 // It looks at the guards of all memory.
-CUresult CUctx_st::finish(CUstream_st* s, long works) {
+CUresult CUctx_st::finish(CUstream_st* s, long works, bool waits) {
   while (s->done < works && broken == CUDA_SUCCESS) {
-    const auto work = std::move(s->work.front());
+    const CUresult result = s->work.front()();
+    if (result == CUDA_ERROR_NOT_READY) {
+      if (!waits) return result;
+      driver::lock.unlock();
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+      driver::lock.lock();
+      continue;
+    }
     s->work.pop_front();
     s->done++;
-    broken = work();
+    broken = result;
   }
   if (broken != CUDA_SUCCESS) {
     s->done += static_cast<long>(s->work.size());
@@ -104,6 +115,7 @@ API(cuGetErrorString, CUresult code, const char** text) {
       {CUDA_ERROR_INVALID_HANDLE, "invalid resource handle"},
       {CUDA_ERROR_NOT_FOUND, "named symbol not found"},
       {CUDA_ERROR_ILLEGAL_ADDRESS, "an illegal memory access was encountered"},
+      {CUDA_ERROR_NOT_READY, "device not ready"},
       {CUDA_ERROR_LAUNCH_FAILED, "unspecified launch failure"},
   };
   const auto t = texts.find(code);
@@ -279,6 +291,12 @@ API(cuStreamSynchronize, CUstream s) {
   return c->finish(s);
 }
 
+API(cuStreamQuery, CUstream s) {
+  IN_CONTEXT;
+  if (!driver::own(c->streams, s)) return refuse(CUDA_ERROR_INVALID_HANDLE, "cuStreamQuery of what is no stream");
+  return c->finish(s, s->enqueued, false);
+}
+
 // ---- modules and kernels
 
 API(cuModuleLoadData, CUmodule* m, const void* image) {
@@ -401,7 +419,7 @@ API(cuStreamWaitEvent, CUstream s, CUevent e, unsigned) {
   IN_CONTEXT;
   if (!driver::own(c->events, e) || !driver::own(c->streams, e->on)) return refuse(CUDA_ERROR_INVALID_HANDLE, "cuStreamWaitEvent for what is no recorded event");
   return add(c, s, "cuStreamWaitEvent", [c, on = e->on, works = e->behind] {
-    return driver::own(c->streams, on) ? c->finish(on, works) : CUDA_SUCCESS;  // a stream that was destroyed has done its work
+    return driver::own(c->streams, on) ? c->finish(on, works, false) : CUDA_SUCCESS;  // a stream that was destroyed has done its work
   });
 }
 

@@ -4,12 +4,13 @@
 
 using driver::refuse;
 
-API(emulated_context) {
+API(emulated_context, int* gpu) {
   IN_CONTEXT;
+  if (gpu) *gpu = c->gpu;
   return CUDA_SUCCESS;
 }
 
-API(emulated_enqueue, void* stream, const char* what, const emulated_range* ranges, int n, void (*work)(void*), void (*drop)(void*), void* state) {
+API(emulated_enqueue, void* stream, const char* what, const emulated_range* ranges, int n, bool (*work)(void*), void (*drop)(void*), void* state) {
   const std::shared_ptr<void> kept(state, drop);
   IN_CONTEXT;
   const std::vector<emulated_range> all(ranges, ranges + n);
@@ -25,7 +26,6 @@ API(emulated_enqueue, void* stream, const char* what, const emulated_range* rang
   if (CUresult bad = there()) return bad;
   return driver::start(c, static_cast<CUstream>(stream), what, [=] {
     if (CUresult bad = there()) return bad;
-    work(kept.get());
-    return CUDA_SUCCESS;
+    return work(kept.get()) ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
   });
 }

@@ -11,11 +11,11 @@ struct emulated_range {
   bool written;
 };
 
-// emulated_enqueue puts work on a stream of the current context as one launch, if all its memory is that GPU's. The work is dropped after it was done,
-// and also when it is refused. The result is the driver's.
-using emulated_enqueue_t = int(void* stream, const char* what, const emulated_range* ranges, int n, void (*work)(void*), void (*drop)(void*), void* state);
+// emulated_enqueue puts work on a stream of the current context as one launch, if all its memory is that GPU's. Work that gives false is not done
+// yet, and is called again. It is dropped after it was done, and also when it is refused. The result is the driver's.
+using emulated_enqueue_t = int(void* stream, const char* what, const emulated_range* ranges, int n, bool (*work)(void*), void (*drop)(void*), void* state);
 
-// emulated_context is 0 when the thread has a context that calls can be made in.
-using emulated_context_t = int();
+// emulated_context is 0 when the thread has a context that calls can be made in, and gives the number of its GPU where gpu is not NULL.
+using emulated_context_t = int(int* gpu);
 
 #endif

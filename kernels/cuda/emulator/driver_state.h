@@ -111,7 +111,7 @@ struct opening {
 
 // The handles of the API.
 struct CUstream_st {
-  std::deque<std::function<CUresult()>> work;
+  std::deque<std::function<CUresult()>> work;  // what answers CUDA_ERROR_NOT_READY is asked again, and all after it waits
   long enqueued = 0, done = 0;  // works so far
 };
 
@@ -198,9 +198,10 @@ struct CUctx_st {
     --h;
     return at + n <= h->first + h->second;
   }
-  // finish does a stream's work, the first so many ever, and what it waits for on other streams, and nothing else.
+  // finish does a stream's work, the first so many ever, and what it waits for on other streams, and nothing else. Work that depends on another
+  // process may not be ready: then it lets go of the lock and comes again, or, where it must not wait, says so.
   CUresult finish(CUstream_st* s) { return finish(s, s->enqueued); }
-  CUresult finish(CUstream_st* s, long works);
+  CUresult finish(CUstream_st* s, long works, bool waits = true);
 };
 
 namespace driver {
