@@ -26,7 +26,7 @@ func emulated(t *testing.T, settings ...string) bool {
 		return true
 	}
 	needEmulator(t)
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.count=1", "-test.v")
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.count=1", "-test.v", "-test.timeout=3m")
 	cmd.Env = append(os.Environ(), childOf+"="+t.Name())
 	for _, s := range settings {
 		cmd.Env = append(cmd.Env, "FARANDOLE_EMULATOR_"+s)

@@ -37,7 +37,7 @@ func newExporter(t *testing.T, rank int) *exporter {
 // newOther starts a process that runs one test, which finds its rank in a variable of the environment.
 func newOther(t *testing.T, test, variable string, rank int) *exporter {
 	t.Helper()
-	e := &exporter{t: t, cmd: exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.count=1")}
+	e := &exporter{t: t, cmd: exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.count=1", "-test.timeout=3m")}
 	e.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", variable, rank))
 	e.cmd.Stderr = os.Stderr
 	in, err := e.cmd.StdinPipe()
