@@ -27,7 +27,7 @@ func treeSum(leaves [][]float32, node elastic.Range) []float32 {
 
 // TestExchangingInChunks reduces parts that are longer than a chunk, in worlds whose ranks have one partial, several, or none, twice with the same inboxes.
 func TestExchangingInChunks(t *testing.T) {
-	const shards, n = 7, 1000
+	const shards, n = 16, 1000
 	r := rand.New(rand.NewPCG(1, 2))
 	leaves := make([][]float32, shards)
 	for i := range leaves {
@@ -37,7 +37,7 @@ func TestExchangingInChunks(t *testing.T) {
 		}
 	}
 	for _, chunk := range []int{n, 100, 64, 33} {
-		for world := 2; world <= shards; world++ {
+		for _, world := range []int{2, 3, 5, 7, 15, 16} {
 			t.Run(fmt.Sprintf("chunk=%d W=%d", chunk, world), func(t *testing.T) {
 				h, view := &fakeHost{}, &elastic.View{Roster: make([]elastic.Member, world), Ranges: elastic.Assign(shards, world)}
 				if world == shards-1 { // one has nothing

@@ -248,6 +248,37 @@ func TestResidentKills(t *testing.T) {
 	}
 }
 
+// TestResidentFreeze: a worker that neither sends nor ends keeps nobody, as soon as the coordinator knows.
+func TestResidentFreeze(t *testing.T) {
+	const steps, shards = 20, 8
+	want := alone(t, wide(newLinear(steps, shards)))
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			h := &fakeHost{}
+			c := newCoordinator(t, elastic.Policy{Min: 2, Start: 3})
+			thaw := make(chan struct{})
+			procs := make([]*proc, 3)
+			for i := range procs {
+				l := h.resident(t, wide(newLinear(steps, shards)))
+				if i == 1 {
+					l.shared.onSync = func(n int) {
+						if n == 40 {
+							c.feed(elastic.Lost{ID: procs[1].id, Reason: "frozen"})
+							<-thaw
+						}
+					}
+				}
+				procs[i] = launch(c, i, l, way)
+			}
+			requireSame(c, want, procs[0], procs[2])
+			procs[1].kill()
+			close(thaw)
+			require.ErrorIs(t, procs[1].wait(), errKilled)
+			h.requireClosed(t)
+		})
+	}
+}
+
 // TestResidentLaggard kills a worker that has the sum while its neighbour has not: the neighbour gets the sum of the step from a
 // device, by way of the host.
 func TestResidentLaggard(t *testing.T) {
