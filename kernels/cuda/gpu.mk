@@ -55,11 +55,11 @@ $(GPU)/emulator/libnvidia-ml.so.1: $(EMULATOR)/nvml.cc
 	@mkdir -p $(@D)
 	$(CXX) $(EMULATOR_FLAGS) -shared $< -o $@
 
-$(GPU)/emulator/libcublasLt.so.13: $(EMULATOR)/cublaslt.cc $(EMULATOR)/driver_library.h $(wildcard kernels/cuda/cublaslt_*.h)
+$(GPU)/emulator/libcublasLt.so.13: $(EMULATOR)/cublaslt.cc $(EMULATOR)/driver_library.h $(EMULATOR)/refuse.h $(wildcard kernels/cuda/cublaslt_*.h)
 	@mkdir -p $(@D)
 	$(CXX) $(EMULATOR_FLAGS) -shared $< -o $@ -ldl
 
-$(GPU)/emulator/libnccl.so.2: $(EMULATOR)/nccl.cc $(EMULATOR)/driver_library.h $(wildcard kernels/cuda/nccl_*.h)
+$(GPU)/emulator/libnccl.so.2: $(EMULATOR)/nccl.cc $(EMULATOR)/driver_library.h $(EMULATOR)/refuse.h $(wildcard kernels/cuda/nccl_*.h)
 	@mkdir -p $(@D)
 	$(CXX) $(EMULATOR_FLAGS) -shared $< -o $@ -ldl -lpthread
 
