@@ -20,13 +20,10 @@ var cublasLtConfig = kernels.Config{Precision: kernels.ClassBF16, Products: kern
 // newCuBLASLt skips on a real GPU without the library; the emulator always has one.
 func newCuBLASLt(t testing.TB) *device {
 	t.Helper()
-	d, err := kernels.Open("cuda", cublasLtConfig)
 	if _, missing := loadCuBLASLt(); missing != nil {
-		t.Skip(err)
+		t.Skip(missing)
 	}
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, d.Close()) })
-	return d.(*device)
+	return opened(t, cublasLtConfig)
 }
 
 func TestCuBLASLtConformance(t *testing.T) {
@@ -40,12 +37,9 @@ func TestCuBLASLtClass(t *testing.T) {
 	for rank, class := range []string{"bf16-cublaslt-sm_80-120903-8", "bf16-cublaslt-sm_90-120903-8"} {
 		cfg := cublasLtConfig
 		cfg.LocalRank = rank
-		d, err := kernels.Open("cuda", cfg)
-		require.NoError(t, err)
-		require.Equal(t, class, d.Class())
+		require.Equal(t, class, opened(t, cfg).Class())
 		require.True(t, kernels.RoundsFactors(class))
 		require.True(t, kernels.RoundsAttention(class, kernels.MaxRoundedHead))
-		require.NoError(t, d.Close())
 	}
 }
 
@@ -71,9 +65,7 @@ func TestNoCuBLASLt(t *testing.T) {
 		require.ErrorContains(t, err, "device cuda: products cublaslt: cuBLASLt is not here (libcublasLt.so.13: cannot open")
 		require.ErrorContains(t, err, "libcublasLt.so.12: cannot open")
 		require.ErrorContains(t, err, "LD_LIBRARY_PATH")
-		d, err := kernels.Open("cuda", kernels.Config{Precision: kernels.ClassBF16})
-		require.NoError(t, err, "nothing else needs it")
-		require.NoError(t, d.Close())
+		newBF16(t) // nothing else needs it
 		return
 	}
 	needEmulator(t)
@@ -178,10 +170,7 @@ func TestCuBLASLtThatFails(t *testing.T) {
 	}
 	cfg := cublasLtConfig
 	cfg.Logger = slog.New(slog.DiscardHandler)
-	dev, err := kernels.Open("cuda", cfg)
-	require.NoError(t, err)
-	d := dev.(*device)
-	defer d.Close()
+	d := opened(t, cfg)
 	x, y := uploaded(t, d, 1, 2, 3, 4), uploaded(t, d, 0, 0, 0, 0)
 	d.Linear(y, x, x, nil, 2, 2, 2)
 	got := make([]float32, 4)

@@ -109,13 +109,7 @@ func TestLostGPU(t *testing.T) {
 	if !emulated(t, "GPUS=3", "LOSE=1:2") {
 		return
 	}
-	open := func(rank int) *device {
-		d, err := kernels.Open("cuda", kernels.Config{LocalRank: rank, Logger: slog.New(slog.DiscardHandler)})
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, d.Close()) })
-		return d.(*device)
-	}
-	zero, one := open(0), open(4)
+	zero, one := deviceOf(t, 0), deviceOf(t, 4)
 	require.Contains(t, one.Name(), "GPU 1", "the fifth worker of three GPUs")
 	a, b := uploaded(t, zero, 1), uploaded(t, one, 1)
 	for range 2 {
@@ -127,7 +121,7 @@ func TestLostGPU(t *testing.T) {
 	x := make([]float32, 1)
 	require.NoError(t, zero.Download(x, a), "the others do not notice")
 	require.Equal(t, []float32{4}, x)
-	require.Contains(t, open(1).Name(), "GPU 2", "a worker whose GPU is lost takes the next")
+	require.Contains(t, deviceOf(t, 1).Name(), "GPU 2", "a worker whose GPU is lost takes the next")
 }
 
 func TestOutOfMemory(t *testing.T) {
