@@ -17,12 +17,10 @@ import (
 
 var cublasLtConfig = kernels.Config{Precision: kernels.ClassBF16, Products: kernels.ProductsCuBLASLt}
 
-// newCuBLASLt skips on a real GPU without the library; the emulator always has one.
 func newCuBLASLt(t testing.TB) *device {
 	t.Helper()
-	if _, missing := loadCuBLASLt(); missing != nil {
-		t.Skip(missing)
-	}
+	_, missing := loadCuBLASLt()
+	skipWithout(t, missing)
 	return opened(t, cublasLtConfig)
 }
 
@@ -51,7 +49,7 @@ func TestCuBLASLtMistakes(t *testing.T) {
 	}{
 		{"cuda", kernels.Config{Products: "mkl"}, `device cuda: products "mkl": use own or cublaslt`},
 		{"cuda", kernels.Config{Products: kernels.ProductsCuBLASLt}, "device cuda: products cublaslt: it multiplies bfloat16: use precision bf16 with it, or products own"},
-		{"cpu", cublasLtConfig, "kernels: products cublaslt: a CPU has only products own: leave that out, or use device cuda"},
+		{"cpu", cublasLtConfig, "kernels: products cublaslt: a CPU has only products own and amx: leave that out, or use device cuda"},
 	} {
 		_, err := kernels.Open(c.device, c.cfg)
 		require.EqualError(t, err, c.says)

@@ -37,18 +37,42 @@ func emulated(t *testing.T, settings ...string) bool {
 	return false
 }
 
-// needEmulator skips a test on a GPU that is none of the emulator's.
-func needEmulator(t *testing.T) {
+// mustEmulate is set where the GPUs have to be the emulator's: make test-cuda would test little if they were not.
+const mustEmulate = "FARANDOLE_TEST_EMULATOR"
+
+// onEmulator says whether the GPUs are the emulator's. There nothing is missing that a test needs.
+func onEmulator(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv(childOf) != "" {
-		return
+		return true
 	}
 	d, err := kernels.Open("cuda", kernels.Config{})
 	require.NoError(t, err)
 	defer d.Close()
-	if !strings.Contains(d.Name(), "Emulated") {
+	if os.Getenv(mustEmulate) != "" {
+		require.Contains(t, d.Name(), "Emulated", "%s is set, and this is no GPU of the emulator", mustEmulate)
+	}
+	return strings.Contains(d.Name(), "Emulated")
+}
+
+// needEmulator skips a test on a GPU that is none of the emulator's.
+func needEmulator(t *testing.T) {
+	t.Helper()
+	if !onEmulator(t) {
 		t.Skip("needs the emulator")
 	}
+}
+
+// skipWithout skips a test on a real GPU that is without something, as err says. On the emulator that is a failure.
+func skipWithout(t testing.TB, err error) {
+	t.Helper()
+	if err == nil {
+		return
+	}
+	if onEmulator(t) {
+		require.NoError(t, err, "the emulator has that: make test-cuda builds all of it")
+	}
+	t.Skip(err)
 }
 
 func uploaded(t testing.TB, d *device, x ...float32) kernels.Buffer {
