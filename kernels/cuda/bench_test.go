@@ -55,10 +55,7 @@ type gpuBench struct {
 
 func newGPUBench(b *testing.B) *gpuBench {
 	b.Helper()
-	dev, err := kernels.Open("cuda", kernels.Config{Precision: *precision, Products: *products})
-	require.NoError(b, err)
-	b.Cleanup(func() { require.NoError(b, dev.Close()) })
-	g := &gpuBench{TB: b, device: dev.(*device), benchShape: gpt2Shape}
+	g := &gpuBench{TB: b, device: opened(b, kernels.Config{Precision: *precision, Products: *products}), benchShape: gpt2Shape}
 	if *tiny {
 		g.benchShape = tinyShape
 	}

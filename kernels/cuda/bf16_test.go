@@ -14,10 +14,7 @@ import (
 
 func newBF16(t testing.TB) *device {
 	t.Helper()
-	d, err := kernels.Open("cuda", kernels.Config{Precision: kernels.ClassBF16})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, d.Close()) })
-	return d.(*device)
+	return opened(t, kernels.Config{Precision: kernels.ClassBF16})
 }
 
 func TestBF16Conformance(t *testing.T) {
@@ -42,11 +39,9 @@ func TestBF16Class(t *testing.T) {
 	}
 	for rank, class := range []string{"bf16-mma-sm_80", "bf16-wgmma-sm_90"} {
 		for precision, want := range map[string]string{"": "f32", "f32": "f32", "bf16": class} {
-			d, err := kernels.Open("cuda", kernels.Config{Precision: precision, LocalRank: rank})
-			require.NoError(t, err)
+			d := opened(t, kernels.Config{Precision: precision, LocalRank: rank})
 			require.Equal(t, want, d.Class())
 			require.Equal(t, precision == "bf16", kernels.RoundsFactors(d.Class()))
-			require.NoError(t, d.Close())
 		}
 	}
 	_, err := kernels.Open("cuda", kernels.Config{Precision: "fp8"})

@@ -17,16 +17,11 @@ import (
 
 var cublasLtConfig = kernels.Config{Precision: kernels.ClassBF16, Products: kernels.ProductsCuBLASLt}
 
-// newCuBLASLt skips on a real GPU without the library; the emulator always has one.
 func newCuBLASLt(t testing.TB) *device {
 	t.Helper()
-	d, err := kernels.Open("cuda", cublasLtConfig)
-	if _, missing := loadCuBLASLt(); missing != nil {
-		t.Skip(err)
-	}
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, d.Close()) })
-	return d.(*device)
+	_, missing := loadCuBLASLt()
+	skipWithout(t, missing)
+	return opened(t, cublasLtConfig)
 }
 
 func TestCuBLASLtConformance(t *testing.T) {
@@ -40,12 +35,9 @@ func TestCuBLASLtClass(t *testing.T) {
 	for rank, class := range []string{"bf16-cublaslt-sm_80-120903-8", "bf16-cublaslt-sm_90-120903-8"} {
 		cfg := cublasLtConfig
 		cfg.LocalRank = rank
-		d, err := kernels.Open("cuda", cfg)
-		require.NoError(t, err)
-		require.Equal(t, class, d.Class())
+		require.Equal(t, class, opened(t, cfg).Class())
 		require.True(t, kernels.RoundsFactors(class))
 		require.True(t, kernels.RoundsAttention(class, kernels.MaxRoundedHead))
-		require.NoError(t, d.Close())
 	}
 }
 
@@ -57,7 +49,7 @@ func TestCuBLASLtMistakes(t *testing.T) {
 	}{
 		{"cuda", kernels.Config{Products: "mkl"}, `device cuda: products "mkl": use own or cublaslt`},
 		{"cuda", kernels.Config{Products: kernels.ProductsCuBLASLt}, "device cuda: products cublaslt: it multiplies bfloat16: use precision bf16 with it, or products own"},
-		{"cpu", cublasLtConfig, "kernels: products cublaslt: a CPU has only products own: leave that out, or use device cuda"},
+		{"cpu", cublasLtConfig, "kernels: products cublaslt: a CPU has only products own and amx: leave that out, or use device cuda"},
 	} {
 		_, err := kernels.Open(c.device, c.cfg)
 		require.EqualError(t, err, c.says)
@@ -71,9 +63,7 @@ func TestNoCuBLASLt(t *testing.T) {
 		require.ErrorContains(t, err, "device cuda: products cublaslt: cuBLASLt is not here (libcublasLt.so.13: cannot open")
 		require.ErrorContains(t, err, "libcublasLt.so.12: cannot open")
 		require.ErrorContains(t, err, "LD_LIBRARY_PATH")
-		d, err := kernels.Open("cuda", kernels.Config{Precision: kernels.ClassBF16})
-		require.NoError(t, err, "nothing else needs it")
-		require.NoError(t, d.Close())
+		newBF16(t) // nothing else needs it
 		return
 	}
 	needEmulator(t)
@@ -178,10 +168,7 @@ func TestCuBLASLtThatFails(t *testing.T) {
 	}
 	cfg := cublasLtConfig
 	cfg.Logger = slog.New(slog.DiscardHandler)
-	dev, err := kernels.Open("cuda", cfg)
-	require.NoError(t, err)
-	d := dev.(*device)
-	defer d.Close()
+	d := opened(t, cfg)
 	x, y := uploaded(t, d, 1, 2, 3, 4), uploaded(t, d, 0, 0, 0, 0)
 	d.Linear(y, x, x, nil, 2, 2, 2)
 	got := make([]float32, 4)

@@ -14,12 +14,18 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func newDevice(t testing.TB) *device {
+// opened is a GPU until the test ends.
+func opened(t testing.TB, cfg kernels.Config) *device {
 	t.Helper()
-	d, err := kernels.Open("cuda", kernels.Config{})
+	d, err := kernels.Open("cuda", cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.Close()) })
 	return d.(*device)
+}
+
+func newDevice(t testing.TB) *device {
+	t.Helper()
+	return opened(t, kernels.Config{})
 }
 
 func TestConformance(t *testing.T) {

@@ -37,18 +37,42 @@ func emulated(t *testing.T, settings ...string) bool {
 	return false
 }
 
-// needEmulator skips a test on a GPU that is none of the emulator's.
-func needEmulator(t *testing.T) {
+// mustEmulate is set where the GPUs have to be the emulator's: make test-cuda would test little if they were not.
+const mustEmulate = "FARANDOLE_TEST_EMULATOR"
+
+// onEmulator says whether the GPUs are the emulator's. There nothing is missing that a test needs.
+func onEmulator(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv(childOf) != "" {
-		return
+		return true
 	}
 	d, err := kernels.Open("cuda", kernels.Config{})
 	require.NoError(t, err)
 	defer d.Close()
-	if !strings.Contains(d.Name(), "Emulated") {
+	if os.Getenv(mustEmulate) != "" {
+		require.Contains(t, d.Name(), "Emulated", "%s is set, and this is no GPU of the emulator", mustEmulate)
+	}
+	return strings.Contains(d.Name(), "Emulated")
+}
+
+// needEmulator skips a test on a GPU that is none of the emulator's.
+func needEmulator(t *testing.T) {
+	t.Helper()
+	if !onEmulator(t) {
 		t.Skip("needs the emulator")
 	}
+}
+
+// skipWithout skips a test on a real GPU that is without something, as err says. On the emulator that is a failure.
+func skipWithout(t testing.TB, err error) {
+	t.Helper()
+	if err == nil {
+		return
+	}
+	if onEmulator(t) {
+		require.NoError(t, err, "the emulator has that: make test-cuda builds all of it")
+	}
+	t.Skip(err)
 }
 
 func uploaded(t testing.TB, d *device, x ...float32) kernels.Buffer {
@@ -109,13 +133,7 @@ func TestLostGPU(t *testing.T) {
 	if !emulated(t, "GPUS=3", "LOSE=1:2") {
 		return
 	}
-	open := func(rank int) *device {
-		d, err := kernels.Open("cuda", kernels.Config{LocalRank: rank, Logger: slog.New(slog.DiscardHandler)})
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, d.Close()) })
-		return d.(*device)
-	}
-	zero, one := open(0), open(4)
+	zero, one := deviceOf(t, 0), deviceOf(t, 4)
 	require.Contains(t, one.Name(), "GPU 1", "the fifth worker of three GPUs")
 	a, b := uploaded(t, zero, 1), uploaded(t, one, 1)
 	for range 2 {
@@ -127,7 +145,7 @@ func TestLostGPU(t *testing.T) {
 	x := make([]float32, 1)
 	require.NoError(t, zero.Download(x, a), "the others do not notice")
 	require.Equal(t, []float32{4}, x)
-	require.Contains(t, open(1).Name(), "GPU 2", "a worker whose GPU is lost takes the next")
+	require.Contains(t, deviceOf(t, 1).Name(), "GPU 2", "a worker whose GPU is lost takes the next")
 }
 
 func TestOutOfMemory(t *testing.T) {

@@ -55,15 +55,16 @@ $(GPU)/emulator/libnvidia-ml.so.1: $(EMULATOR)/nvml.cc
 	@mkdir -p $(@D)
 	$(CXX) $(EMULATOR_FLAGS) -shared $< -o $@
 
-$(GPU)/emulator/libcublasLt.so.13: $(EMULATOR)/cublaslt.cc $(EMULATOR)/driver_library.h $(wildcard kernels/cuda/cublaslt_*.h)
+$(GPU)/emulator/libcublasLt.so.13: $(EMULATOR)/cublaslt.cc $(EMULATOR)/driver_library.h $(EMULATOR)/refuse.h $(wildcard kernels/cuda/cublaslt_*.h)
 	@mkdir -p $(@D)
 	$(CXX) $(EMULATOR_FLAGS) -shared $< -o $@ -ldl
 
-$(GPU)/emulator/libnccl.so.2: $(EMULATOR)/nccl.cc $(EMULATOR)/driver_library.h $(wildcard kernels/cuda/nccl_*.h)
+$(GPU)/emulator/libnccl.so.2: $(EMULATOR)/nccl.cc $(EMULATOR)/driver_library.h $(EMULATOR)/refuse.h $(wildcard kernels/cuda/nccl_*.h)
 	@mkdir -p $(@D)
 	$(CXX) $(EMULATOR_FLAGS) -shared $< -o $@ -ldl -lpthread
 
-WITH_EMULATOR := $(WITH_CUDA) LD_LIBRARY_PATH=$(GPU)/emulator
+# No test that needs the emulator may be skipped then.
+WITH_EMULATOR := $(WITH_CUDA) LD_LIBRARY_PATH=$(GPU)/emulator FARANDOLE_TEST_EMULATOR=1
 
 .PHONY: test-cuda
 test-cuda: $(GPU)/emulator/libcuda.so.1 $(GPU)/emulator/libcublasLt.so.13 $(GPU)/emulator/libnccl.so.2 $(GPU)/emulator/libnvidia-ml.so.1 $(GPU)/link/libcuda.a $(HEADERS_13)/cuda.h ## test programs with GPUs, on a driver that runs the kernels on the CPU

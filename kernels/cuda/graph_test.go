@@ -167,10 +167,7 @@ func TestNoGraphs(t *testing.T) {
 	want := trained(t, withoutGraphs(t, "FARANDOLE_CUDA_GRAPHS", "0"))
 	t.Setenv("FARANDOLE_CUDA_GRAPHS", "")
 	var log strings.Builder
-	opened, err := kernels.Open("cuda", kernels.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	require.NoError(t, err)
-	d := opened.(*device)
-	defer func() { require.NoError(t, d.Close()) }()
+	d := opened(t, kernels.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	require.Equal(t, want, trained(t, d))
 	require.Equal(t, 1, strings.Count(log.String(), "the driver makes no CUDA graph"), log.String())
 }

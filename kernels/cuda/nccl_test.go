@@ -20,12 +20,10 @@ import (
 	"github.com/farandole-ml/farandole/kernels"
 )
 
-// needNCCL skips on a real GPU without the library; the emulator always has one.
 func needNCCL(t testing.TB, d *device) {
 	t.Helper()
-	if _, err := d.Place(); err != nil {
-		t.Skip(err)
-	}
+	_, missing := d.Place()
+	skipWithout(t, missing)
 }
 
 // patient is a context that ends with a cause which no test expects.

@@ -104,10 +104,7 @@ const shareTestLen = 5000
 
 func deviceOf(t testing.TB, rank int) *device {
 	t.Helper()
-	d, err := kernels.Open("cuda", kernels.Config{LocalRank: rank, Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, d.Close()) })
-	return d.(*device)
+	return opened(t, kernels.Config{LocalRank: rank, Logger: slog.New(slog.DiscardHandler)})
 }
 
 func downloaded(t testing.TB, d *device, b kernels.Buffer) []float32 {

@@ -20,10 +20,8 @@ const hopper = "CAPABILITY=0:90"
 func openTelling(t *testing.T) (d *device, said string) {
 	t.Helper()
 	var log bytes.Buffer
-	dev, err := kernels.Open("cuda", kernels.Config{Precision: kernels.ClassBF16, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, dev.Close()) })
-	return dev.(*device), log.String()
+	d = opened(t, kernels.Config{Precision: kernels.ClassBF16, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	return d, log.String()
 }
 
 func TestWGMMAIsChosen(t *testing.T) {

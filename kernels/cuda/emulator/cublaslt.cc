@@ -4,11 +4,8 @@
 //   FARANDOLE_EMULATOR_CUBLASLT_VERSION=n   the version that it says it has (131000)
 //   FARANDOLE_EMULATOR_CUBLASLT_NONE=n      it has no algorithm where the sum has n terms
 //   FARANDOLE_EMULATOR_CUBLASLT_FAIL=n      the n-th product that the process asks for is refused, from 1
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cmath>
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -20,10 +17,13 @@
 
 #include "../cublaslt_types.h"
 #include "driver_library.h"
+#include "refuse.h"
 
 #define LT_ENTRY(result, name, params) extern "C" __attribute__((visibility("default"))) result name params;
 #include "../cublaslt_entries.h"
 #undef LT_ENTRY
+
+const char* const emulated::name = "cuBLASLt";
 
 namespace {
 
@@ -65,27 +65,8 @@ constexpr uint64_t mark = 0x6661726e646f6c65;
 std::mutex lock;
 long products;
 
-long number(const char* name, long otherwise) {
-  const char* s = getenv(name);
-  return s && *s ? atol(s) : otherwise;
-}
-
-__attribute__((format(printf, 1, 2))) lt_status refuse(const char* format, ...) {
-  va_list args;
-  va_start(args, format);
-  fputs("emulated cuBLASLt: ", stderr);
-  vfprintf(stderr, format, args);
-  fputc('\n', stderr);
-  va_end(args);
-  return LT_INVALID_VALUE;
-}
-
-// The driver for tests, which the program has loaded.
-template <class T>
-T* of_driver(const char* name) {
-  static void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-  return driver ? reinterpret_cast<T*>(dlsym(driver, name)) : nullptr;
-}
+using emulated::number;
+using emulated::refuse;
 
 bool in_context() {
   auto* context = of_driver<emulated_context_t>("emulated_context");
@@ -131,15 +112,15 @@ struct task {
 // understood checks a product's description and says what is asked.
 lt_status understood(const product& p, const matrix& a, const matrix& b, const matrix& c, const matrix& d, question& q) {
   q = {};
-  if (&c != &d || c.type != LT_32F || a.type != LT_16BF || b.type != LT_16BF) return refuse("only bfloat16 times bfloat16 into one float32 matrix is emulated");
+  if (&c != &d || c.type != LT_32F || a.type != LT_16BF || b.type != LT_16BF) return refuse(LT_INVALID_VALUE, "only bfloat16 times bfloat16 into one float32 matrix is emulated");
   q.first = p[LT_TRANSPOSE_A], q.second = p[LT_TRANSPOSE_B], q.bias = p[LT_EPILOGUE] == LT_EPILOGUE_BIAS;
   q.m = q.first ? a.columns : a.rows, q.k = q.first ? a.rows : a.columns;
   q.n = q.second ? b.rows : b.columns;
   q.a = a.between, q.b = b.between, q.c = c.between;
   if ((q.second ? b.columns : b.rows) != q.k || c.rows != q.m || c.columns != q.n) {
-    return refuse("%zu·%zu times %zu·%zu is not %zu·%zu", q.m, q.k, q.second ? b.columns : b.rows, q.n, c.rows, c.columns);
+    return refuse(LT_INVALID_VALUE, "%zu·%zu times %zu·%zu is not %zu·%zu", q.m, q.k, q.second ? b.columns : b.rows, q.n, c.rows, c.columns);
   }
-  if (q.bias && !p.bias) return refuse("a bias without a pointer");
+  if (q.bias && !p.bias) return refuse(LT_INVALID_VALUE, "a bias without a pointer");
   return LT_SUCCESS;
 }
 
@@ -179,7 +160,7 @@ lt_status cublasLtDestroy(lt_handle handle) {
 }
 
 lt_status cublasLtMatmulDescCreate(lt_product* made, lt_compute compute, lt_type scale) {
-  if (compute != LT_COMPUTE_32F || scale != LT_32F) return refuse("only sums and factors in float32 are emulated");
+  if (compute != LT_COMPUTE_32F || scale != LT_32F) return refuse(LT_INVALID_VALUE, "only sums and factors in float32 are emulated");
   *made = new product;
   return LT_SUCCESS;
 }
@@ -190,10 +171,10 @@ lt_status cublasLtMatmulDescSetAttribute(lt_product handle, lt_product_attribute
     memcpy(&p.bias, value, bytes);
     return LT_SUCCESS;
   }
-  if ((which != LT_TRANSPOSE_A && which != LT_TRANSPOSE_B && which != LT_EPILOGUE) || bytes != 4) return refuse("attribute %d of a product with %zu bytes", which, bytes);
+  if ((which != LT_TRANSPOSE_A && which != LT_TRANSPOSE_B && which != LT_EPILOGUE) || bytes != 4) return refuse(LT_INVALID_VALUE, "attribute %d of a product with %zu bytes", which, bytes);
   int32_t x;
   memcpy(&x, value, bytes);
-  if (which == LT_EPILOGUE ? x != LT_EPILOGUE_BIAS : x != LT_AS_IT_IS && x != LT_TRANSPOSED) return refuse("attribute %d of a product is %d", which, x);
+  if (which == LT_EPILOGUE ? x != LT_EPILOGUE_BIAS : x != LT_AS_IT_IS && x != LT_TRANSPOSED) return refuse(LT_INVALID_VALUE, "attribute %d of a product is %d", which, x);
   p.attributes[which] = x;
   return LT_SUCCESS;
 }
@@ -205,7 +186,7 @@ lt_status cublasLtMatmulDescDestroy(lt_product p) {
 
 lt_status cublasLtMatrixLayoutCreate(lt_matrix* made, lt_type type, uint64_t rows, uint64_t columns, int64_t between) {
   if ((type != LT_32F && type != LT_16BF) || !rows || !columns || between < static_cast<int64_t>(rows)) {
-    return refuse("a matrix of type %d with %zu·%zu values, columns %zd apart", type, static_cast<size_t>(rows), static_cast<size_t>(columns), static_cast<ssize_t>(between));
+    return refuse(LT_INVALID_VALUE, "a matrix of type %d with %zu·%zu values, columns %zd apart", type, static_cast<size_t>(rows), static_cast<size_t>(columns), static_cast<ssize_t>(between));
   }
   *made = new matrix{type, rows, columns, between};
   return LT_SUCCESS;
@@ -227,7 +208,7 @@ lt_status cublasLtMatmulPreferenceSetAttribute(lt_preference handle, lt_preferen
     memcpy(&p.workspace, value, bytes);
     return LT_SUCCESS;
   }
-  if ((which != LT_REDUCTIONS && (which < LT_ALIGNMENT_A || which > LT_ALIGNMENT_D)) || bytes != 4) return refuse("attribute %d of a preference with %zu bytes", which, bytes);
+  if ((which != LT_REDUCTIONS && (which < LT_ALIGNMENT_A || which > LT_ALIGNMENT_D)) || bytes != 4) return refuse(LT_INVALID_VALUE, "attribute %d of a preference with %zu bytes", which, bytes);
   memcpy(&p.attributes[which], value, bytes);
   return LT_SUCCESS;
 }
@@ -245,13 +226,13 @@ lt_status cublasLtMatmulAlgoGetHeuristic(lt_handle handle, lt_product p, lt_matr
   question q;
   if (lt_status bad = understood(*static_cast<product*>(p), *static_cast<matrix*>(a), *static_cast<matrix*>(b), *static_cast<matrix*>(c), *static_cast<matrix*>(d), q)) return bad;
   if (wanted < 1 || !w.attributes.count(LT_REDUCTIONS) || w.attributes.at(LT_REDUCTIONS) & ~uint32_t{LT_REDUCTION_APART}) {
-    return refuse("an algorithm whose bits may differ from one time to the next is not excluded");
+    return refuse(LT_INVALID_VALUE, "an algorithm whose bits may differ from one time to the next is not excluded");
   }
   for (int which = LT_ALIGNMENT_A; which <= LT_ALIGNMENT_D; which++) {
-    if (!w.attributes.count(which) || w.attributes.at(which) != alignment) return refuse("an alignment other than %zu", alignment);
+    if (!w.attributes.count(which) || w.attributes.at(which) != alignment) return refuse(LT_INVALID_VALUE, "an alignment other than %zu", alignment);
   }
   const std::lock_guard<std::mutex> locked(lock);
-  if (!static_cast<library*>(handle)->asked.insert(q).second) return refuse("an algorithm for %zu·%zu·%zu is asked for once more", q.m, q.n, q.k);
+  if (!static_cast<library*>(handle)->asked.insert(q).second) return refuse(LT_INVALID_VALUE, "an algorithm for %zu·%zu·%zu is asked for once more", q.m, q.n, q.k);
   if (w.workspace < workspace_needed || static_cast<long>(q.k) == number("FARANDOLE_EMULATOR_CUBLASLT_NONE", -1)) return LT_NOT_SUPPORTED;
   *found = {};
   found->algorithm.words[0] = mark;
@@ -270,10 +251,10 @@ lt_status cublasLtMatmul(lt_handle, lt_product handle, const void* alpha, const 
   if (lt_status bad = understood(p, am, bm, cm, *static_cast<matrix*>(d_matrix), q)) return bad;
   const float one = *static_cast<const float*>(alpha), old = *static_cast<const float*>(beta);
   const uint64_t* chosen = algorithm->words;
-  if (one != 1 || (old != 0 && old != 1) || c != d) return refuse("only c = or += a·b is emulated");
-  if (chosen[0] != mark || chosen[1] != q.m || chosen[2] != q.n || chosen[3] != q.k) return refuse("an algorithm that was chosen for another product");
-  if (workspace_bytes < workspace_needed || !aligned(workspace, 256)) return refuse("%zu bytes of workspace at %p", workspace_bytes, workspace);
-  if (!aligned(a, alignment) || !aligned(b, alignment) || !aligned(d, alignment) || (q.bias && !aligned(p.bias, alignment))) return refuse("an address that is not aligned");
+  if (one != 1 || (old != 0 && old != 1) || c != d) return refuse(LT_INVALID_VALUE, "only c = or += a·b is emulated");
+  if (chosen[0] != mark || chosen[1] != q.m || chosen[2] != q.n || chosen[3] != q.k) return refuse(LT_INVALID_VALUE, "an algorithm that was chosen for another product");
+  if (workspace_bytes < workspace_needed || !aligned(workspace, 256)) return refuse(LT_INVALID_VALUE, "%zu bytes of workspace at %p", workspace_bytes, workspace);
+  if (!aligned(a, alignment) || !aligned(b, alignment) || !aligned(d, alignment) || (q.bias && !aligned(p.bias, alignment))) return refuse(LT_INVALID_VALUE, "an address that is not aligned");
   {
     const std::lock_guard<std::mutex> locked(lock);
     if (++products == number("FARANDOLE_EMULATOR_CUBLASLT_FAIL", 0)) return LT_EXECUTION_FAILED;

@@ -11,6 +11,8 @@ using driver::contexts;
 using driver::current;
 using driver::refuse;
 
+const char* const emulated::name = "driver";
+
 namespace driver {
 
 std::recursive_mutex lock;

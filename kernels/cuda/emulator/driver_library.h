@@ -2,6 +2,8 @@
 #ifndef FARANDOLE_EMULATOR_DRIVER_LIBRARY_H
 #define FARANDOLE_EMULATOR_DRIVER_LIBRARY_H
 
+#include <dlfcn.h>
+
 #include <cstddef>
 
 // Memory of the GPU that work reads, or also writes.
@@ -17,5 +19,12 @@ using emulated_enqueue_t = int(void* stream, const char* what, const emulated_ra
 
 // emulated_context is 0 when the thread has a context that calls can be made in, and gives the number of its GPU where gpu is not NULL.
 using emulated_context_t = int(int* gpu);
+
+// of_driver finds a function of the driver for tests, which the program has loaded, or gives NULL.
+template <class T>
+T* of_driver(const char* name) {
+  static void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+  return driver ? reinterpret_cast<T*>(dlsym(driver, name)) : nullptr;
+}
 
 #endif

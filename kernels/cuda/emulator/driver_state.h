@@ -5,7 +5,6 @@
 #include <cuda.h>
 
 #include <chrono>
-#include <cstdarg>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -19,9 +18,13 @@
 #include <string>
 #include <vector>
 
+#include "refuse.h"
 #include "table.h"
 
 namespace driver {
+
+using emulated::number;
+using emulated::refuse;
 
 // What the environment asks for. A place is "GPU:LAUNCH": the LAUNCH-th kernel, from 1, that the process launches on that GPU.
 //
@@ -47,11 +50,6 @@ struct place {
   bool is(long g, long n) const { return g == gpu && n == number; }
 };
 
-inline long number(const char* name, long otherwise) {
-  const char* s = getenv(name);
-  return s && *s ? atol(s) : otherwise;
-}
-
 struct settings {
   long gpus = number("FARANDOLE_EMULATOR_GPUS", 1);
   size_t memory = static_cast<size_t>(number("FARANDOLE_EMULATOR_MEMORY", 1L << 30));
@@ -67,17 +65,6 @@ constexpr int processors = 8;  // few, so that small tests have more work than f
 constexpr unsigned max_threads = 1024, max_grid_yz = 65535, max_shared = 48 << 10;
 // The most shared memory of a block, for those that ask.
 constexpr unsigned max_shared_optin(int capability) { return (capability >= 90 ? 227 : 163) << 10; }
-
-// refuse tells of a mistake in how the driver is called, which a real driver would tell by its code alone or not at all.
-__attribute__((format(printf, 2, 3))) inline CUresult refuse(CUresult code, const char* format, ...) {
-  va_list args;
-  va_start(args, format);
-  fputs("emulated driver: ", stderr);
-  vfprintf(stderr, format, args);
-  fputc('\n', stderr);
-  va_end(args);
-  return code;
-}
 
 // Memory of a GPU: bytes with a guard before and behind, which no kernel may change. New memory is all NaN.
 constexpr size_t guard = 256;

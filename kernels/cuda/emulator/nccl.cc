@@ -5,7 +5,6 @@
 //
 //   FARANDOLE_EMULATOR_NCCL_VERSION=n   the version that it says it has (22703)
 //   FARANDOLE_EMULATOR_NCCL_FAIL=n      rank n of a communicator cannot begin
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/random.h>
@@ -15,7 +14,6 @@
 
 #include <cerrno>
 #include <climits>
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -28,34 +26,18 @@
 
 #include "../nccl_types.h"
 #include "driver_library.h"
+#include "refuse.h"
 
 #define NCCL_ENTRY(result, name, params) extern "C" __attribute__((visibility("default"))) result name params;
 #include "../nccl_entries.h"
 #undef NCCL_ENTRY
 
+const char* const emulated::name = "NCCL";
+
 namespace {
 
-long number(const char* name, long otherwise) {
-  const char* s = getenv(name);
-  return s && *s ? atol(s) : otherwise;
-}
-
-__attribute__((format(printf, 1, 2))) nccl_status refuse(const char* format, ...) {
-  va_list args;
-  va_start(args, format);
-  fputs("emulated NCCL: ", stderr);
-  vfprintf(stderr, format, args);
-  fputc('\n', stderr);
-  va_end(args);
-  return NCCL_INVALID_USAGE;
-}
-
-// The driver for tests, which the program has loaded.
-template <class T>
-T* of_driver(const char* name) {
-  static void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-  return driver ? reinterpret_cast<T*>(dlsym(driver, name)) : nullptr;
-}
+using emulated::number;
+using emulated::refuse;
 
 // gpu_of is the number of the current context's GPU, or -1.
 int gpu_of() {
@@ -159,10 +141,10 @@ static_assert(sizeof(meeting) <= sizeof(nccl_id), "an id has room for it");
 nccl_status mistake(const std::vector<hello>& all) {
   const int world = all[0].world;
   for (size_t i = 0; i < all.size(); i++) {
-    if (all[i].world != world) return refuse("ranks of %d and of %d in one communicator", world, all[i].world);
+    if (all[i].world != world) return refuse(NCCL_INVALID_USAGE, "ranks of %d and of %d in one communicator", world, all[i].world);
     for (size_t j = 0; j < i; j++) {
-      if (all[i].rank == all[j].rank) return refuse("two of rank %d", all[i].rank);
-      if (memcmp(all[i].gpu, all[j].gpu, sizeof all[i].gpu) == 0) return refuse("duplicate GPU: ranks %d and %d are on one", all[j].rank, all[i].rank);
+      if (all[i].rank == all[j].rank) return refuse(NCCL_INVALID_USAGE, "two of rank %d", all[i].rank);
+      if (memcmp(all[i].gpu, all[j].gpu, sizeof all[i].gpu) == 0) return refuse(NCCL_INVALID_USAGE, "duplicate GPU: ranks %d and %d are on one", all[j].rank, all[i].rank);
     }
   }
   return NCCL_OK;
@@ -366,7 +348,7 @@ bool communicator::perform(group& g) {
       from.pop_front();
       o.done = true;
     } else if (!from.empty() && state == NCCL_OK) {
-      state = refuse("rank %d wants %zu bytes of rank %d, which sends %zu", rank, o.bytes, o.rank, from.front().size());
+      state = refuse(NCCL_INVALID_USAGE, "rank %d wants %zu bytes of rank %d, which sends %zu", rank, o.bytes, o.rank, from.front().size());
     }
     all = all && o.done;
   }
@@ -381,7 +363,7 @@ std::shared_ptr<communicator> find(nccl_comm c, const char* call) {
   const std::lock_guard<std::mutex> locked(lock);
   const auto found = communicators.find(c);
   if (found != communicators.end()) return found->second;
-  refuse("%s with what is no communicator, or was aborted", call);
+  refuse(NCCL_INVALID_USAGE, "%s with what is no communicator, or was aborted", call);
   return nullptr;
 }
 
@@ -395,13 +377,13 @@ nccl_status add(const char* call, bool receive, void* address, size_t count, ncc
   const auto c = find(comm, call);
   const auto bad = [](nccl_status s) { return bad_group = s; };
   if (!c) return bad(NCCL_INVALID_ARGUMENT);
-  if (!open_group) return bad(refuse("%s outside of a group", call));
-  if (type != NCCL_FLOAT32 || count == 0 || rank < 0 || rank >= c->world) return bad(refuse("%s of %zu values of type %d with rank %d of %d", call, count, type, rank, c->world));
-  if (of_gathered && (of_gathered != c || gathered.stream != stream)) return bad(refuse("a group with two communicators, or two streams"));
-  if (gpu_of() != c->gpu) return bad(refuse("%s in the context of another GPU", call));
+  if (!open_group) return bad(refuse(NCCL_INVALID_USAGE, "%s outside of a group", call));
+  if (type != NCCL_FLOAT32 || count == 0 || rank < 0 || rank >= c->world) return bad(refuse(NCCL_INVALID_USAGE, "%s of %zu values of type %d with rank %d of %d", call, count, type, rank, c->world));
+  if (of_gathered && (of_gathered != c || gathered.stream != stream)) return bad(refuse(NCCL_INVALID_USAGE, "a group with two communicators, or two streams"));
+  if (gpu_of() != c->gpu) return bad(refuse(NCCL_INVALID_USAGE, "%s in the context of another GPU", call));
   {
     const std::lock_guard<std::mutex> locked(c->lock);
-    if (c->state == NCCL_IN_PROGRESS) return bad(refuse("%s while the communicator is in progress", call));
+    if (c->state == NCCL_IN_PROGRESS) return bad(refuse(NCCL_INVALID_USAGE, "%s while the communicator is in progress", call));
     if (c->state != NCCL_OK) return bad(c->state);
   }
   of_gathered = c;
@@ -417,7 +399,7 @@ nccl_status enqueue(const std::shared_ptr<communicator>& c, std::unique_ptr<grou
     std::unique_ptr<group> g;
   };
   auto* put = of_driver<emulated_enqueue_t>("emulated_enqueue");
-  if (!put || gpu_of() != c->gpu) return refuse("a group is enqueued in the context of another GPU");
+  if (!put || gpu_of() != c->gpu) return refuse(NCCL_INVALID_USAGE, "a group is enqueued in the context of another GPU");
   std::vector<emulated_range> ranges;
   for (const operation& o : g->ops) ranges.push_back({o.at, o.bytes, o.receive});
   void* stream = g->stream;
@@ -464,15 +446,15 @@ nccl_status ncclGetUniqueId(nccl_id* id) {
 
 nccl_status ncclCommInitRankConfig(nccl_comm* made, int world, nccl_id id, int rank, nccl_options* o) {
   *made = nullptr;
-  if (o->size < sizeof *o || o->magic != NCCL_OPTIONS_MAGIC || o->version < NCCL_OPTIONS_VERSION) return refuse("options that were not initialized");
-  if (o->blocking != 0) return refuse("only communicators that never block are emulated");
-  if (memcmp(id.bytes, magic, sizeof magic) != 0) return refuse("what is no id"), NCCL_INVALID_ARGUMENT;
-  if (world < 1 || rank < 0 || rank >= world) return refuse("rank %d of %d", rank, world), NCCL_INVALID_ARGUMENT;
-  if (open_group) return refuse("ncclCommInitRankConfig in a group");
+  if (o->size < sizeof *o || o->magic != NCCL_OPTIONS_MAGIC || o->version < NCCL_OPTIONS_VERSION) return refuse(NCCL_INVALID_USAGE, "options that were not initialized");
+  if (o->blocking != 0) return refuse(NCCL_INVALID_USAGE, "only communicators that never block are emulated");
+  if (memcmp(id.bytes, magic, sizeof magic) != 0) return refuse(NCCL_INVALID_ARGUMENT, "what is no id");
+  if (world < 1 || rank < 0 || rank >= world) return refuse(NCCL_INVALID_ARGUMENT, "rank %d of %d", rank, world);
+  if (open_group) return refuse(NCCL_INVALID_USAGE, "ncclCommInitRankConfig in a group");
   const auto c = std::make_shared<communicator>();
   auto* uuid = of_driver<int(char*, int)>("cuDeviceGetUuid");
   c->rank = rank, c->world = world, c->gpu = gpu_of(), c->id = id;
-  if (c->gpu < 0 || !uuid || uuid(c->uuid, c->gpu) != 0) return refuse("ncclCommInitRankConfig without a context");
+  if (c->gpu < 0 || !uuid || uuid(c->uuid, c->gpu) != 0) return refuse(NCCL_INVALID_USAGE, "ncclCommInitRankConfig without a context");
   for (auto* ends : {c->stop, c->wake}) {
     int fds[2];
     if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) != 0) return NCCL_SYSTEM_ERROR;
@@ -506,7 +488,7 @@ nccl_status ncclCommGetAsyncError(nccl_comm comm, nccl_status* status) {
 nccl_status ncclCommAbort(nccl_comm comm) {
   const auto c = find(comm, "ncclCommAbort");
   if (!c) return NCCL_INVALID_ARGUMENT;
-  if (open_group) return refuse("ncclCommAbort in a group");
+  if (open_group) return refuse(NCCL_INVALID_USAGE, "ncclCommAbort in a group");
   {
     const std::lock_guard<std::mutex> locked(c->lock);
     c->aborted = true;
@@ -523,13 +505,13 @@ nccl_status ncclCommAbort(nccl_comm comm) {
 }
 
 nccl_status ncclGroupStart() {
-  if (open_group) return refuse("a group in a group");
+  if (open_group) return refuse(NCCL_INVALID_USAGE, "a group in a group");
   open_group = true, gathered = {}, of_gathered = nullptr, bad_group = NCCL_OK;
   return NCCL_OK;
 }
 
 nccl_status ncclGroupEnd() {
-  if (!open_group) return refuse("ncclGroupEnd without ncclGroupStart");
+  if (!open_group) return refuse(NCCL_INVALID_USAGE, "ncclGroupEnd without ncclGroupStart");
   open_group = false;
   const auto c = std::move(of_gathered);
   if (bad_group != NCCL_OK || !c) return bad_group;
