@@ -33,5 +33,5 @@ gpu-bundle: $(HEADERS_12)/cuda.h $(GPU)/link/libcuda.a ## build dist/gpu-bundle:
 	[ $$kb -le $(BUNDLE_MAX_KB) ] || { echo "it may have $(BUNDLE_MAX_KB)"; exit 1; }
 
 .PHONY: test-gpu-bundle
-test-gpu-bundle: gpu-bundle $(GPU)/emulator/libcuda.so.1 $(GPU)/emulator/libnvidia-ml.so.1 ## run gpu-bundle's folder on the driver that computes on the CPU, also with failures
+test-gpu-bundle: gpu-bundle $(GPU)/emulator/libcuda.so.1 $(GPU)/emulator/libcublasLt.so.13 $(GPU)/emulator/libnccl.so.2 $(GPU)/emulator/libnvidia-ml.so.1 ## run gpu-bundle's folder on the driver that computes on the CPU, also with failures
 	go test -count=1 -timeout $(TEST_TIMEOUT) -v -run 'Bundle' ./kernels/cuda/bundle -bundle=$(BUNDLE) -emulator=$(GPU)/emulator
