@@ -76,9 +76,7 @@ func TestFetchKeepsMemory(t *testing.T) {
 	const n = 70001
 	dst := d.AllocHost(n)
 	b := uploaded(t, d, counted(n)...)
-	at := address(b)
-	wait := d.Fetch(dst, b)
-	b = nil
+	at, wait := address(b), d.Fetch(dst, b) // the last uses of b
 	collect := func() {
 		runtime.GC()
 		time.Sleep(5 * time.Millisecond) // what is found comes back on the runtime's goroutine

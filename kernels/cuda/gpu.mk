@@ -37,6 +37,10 @@ build-cuda: $(HEADERS_12)/cuda.h $(GPU)/link/libcuda.a ## build farandole and th
 	mkdir -p bin/cuda
 	$(WITH_CUDA) go build -o bin/cuda/ ./cmd/farandole ./examples/...
 
+.PHONY: lint-cuda
+lint-cuda: $(HEADERS_12)/cuda.h ## run golangci-lint on what is built with the tag cuda too
+	C_INCLUDE_PATH=$(HEADERS_12) CGO_ENABLED=1 go run $(GOLANGCI_LINT) run --build-tags cuda $(LINTFLAGS) ./...
+
 # ---- the driver for tests
 
 EMULATOR := kernels/cuda/emulator

@@ -329,9 +329,8 @@ func TestExchangeIsRefused(t *testing.T) {
 	refused := func(says string, id []byte, ranks ...int) {
 		t.Helper()
 		errs := make([]error, len(all))
-		each(all[:len(ranks)], func(i int, d *device) {
-			d = all[ranks[i]]
-			_, errs[i] = d.JoinExchange(patient(t), id, i, len(ranks))
+		each(all[:len(ranks)], func(i int, _ *device) {
+			_, errs[i] = all[ranks[i]].JoinExchange(patient(t), id, i, len(ranks))
 		})
 		for i, r := range ranks {
 			require.ErrorContains(t, errs[i], says)
