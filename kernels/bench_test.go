@@ -100,6 +100,9 @@ func BenchmarkRows(b *testing.B) {
 	benchmark(b, "layerNorm", 0, 8*rows*c, lengths, func(d kernels.Device, x []kernels.Buffer) {
 		d.LayerNorm(x[0], x[6], x[7], x[3], x[1], x[2], rows, c)
 	})
+	benchmark(b, "residualLayerNorm", 0, 16*rows*c, append(lengths, rows*c), func(d kernels.Device, x []kernels.Buffer) {
+		d.ResidualLayerNorm(x[0], x[8], x[6], x[7], x[3], x[4], x[1], x[2], rows, c)
+	})
 	benchmark(b, "layerNormBackward", 0, 16*rows*c, lengths, func(d kernels.Device, x []kernels.Buffer) {
 		d.LayerNormBackward(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], rows, c)
 	})

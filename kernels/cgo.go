@@ -265,7 +265,7 @@ func (e *native) embedBackward(t *embedTask, j0, j1 int) {
 }
 
 func (e *native) layerNorm(t *layerNormTask, i0, i1 int) {
-	C.farandole_layernorm(e.ops, ptr(t.out), ptr(t.mean), ptr(t.rstd), ptr(t.x), ptr(t.gamma), ptr(t.beta),
+	C.farandole_layernorm(e.ops, ptr(t.out), ptr(t.mean), ptr(t.rstd), ptr(t.sum), ptr(t.x), ptr(t.add), ptr(t.gamma), ptr(t.beta),
 		C.long(t.c), C.long(i0), C.long(i1))
 }
 

@@ -44,9 +44,9 @@ static inline void farandole_embed_backward(const farandole_ops* o, float* dwte,
                                             const int32_t* tokens, long rows, long t, long c, long j0, long j1) {
   o->embed_backward(dwte, dwpe, dout, tokens, rows, t, c, j0, j1);
 }
-static inline void farandole_layernorm(const farandole_ops* o, float* out, float* mean, float* rstd, const float* x,
-                                       const float* gamma, const float* beta, long c, long i0, long i1) {
-  o->layernorm(out, mean, rstd, x, gamma, beta, c, i0, i1);
+static inline void farandole_layernorm(const farandole_ops* o, float* out, float* mean, float* rstd, float* sum, const float* x,
+                                       const float* add, const float* gamma, const float* beta, long c, long i0, long i1) {
+  o->layernorm(out, mean, rstd, sum, x, add, gamma, beta, c, i0, i1);
 }
 static inline void farandole_layernorm_rows(const farandole_ops* o, float* dx, const float* dout, const float* x,
                                             const float* gamma, const float* mean, const float* rstd, long c, long i0,

@@ -71,10 +71,10 @@ type Device interface {
 
 	// LayerNorm: out = (x-mean)·rstd·gamma + beta over rows of c, eps 1e-5; mean and rstd [rows] are kept for backward.
 	LayerNorm(out, mean, rstd, x, gamma, beta Buffer, rows, c int)
+	// ResidualLayerNorm is LayerNorm of x = sum = a + b, without a pass of its own for the addition.
+	ResidualLayerNorm(sum, out, mean, rstd, a, b, gamma, beta Buffer, rows, c int)
 	// LayerNormBackward: dx += …, dgamma += …, dbeta += ….
 	LayerNormBackward(dx, dgamma, dbeta, dout, x, gamma, mean, rstd Buffer, rows, c int)
-	// Residual: out = a + b.
-	Residual(out, a, b Buffer)
 
 	// Conv: out[n,oh,ow,filters] = Σ over the window of x[n,h,w,c]·w[filters,rows,columns,c] (+ bias[filters] if not nil);
 	// pixels outside are zeros.

@@ -74,6 +74,7 @@ type embedTask struct {
 
 type layerNormTask struct {
 	out, mean, rstd, x, gamma, beta []float32
+	sum, add                        []float32 // with add the rows are those of sum = x + add
 	dx, dgamma, dbeta, dout         []float32
 	rows, c                         int
 }

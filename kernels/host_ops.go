@@ -10,11 +10,8 @@ func (d *hostDevice) Copy(dst, src Buffer) {
 	d.elements(elementTask{op: opCopy, out: floats(dst), a: floats(src)})
 }
 
-func (d *hostDevice) Add(dst, a, b Buffer)      { d.sum("Add", dst, a, b) }
-func (d *hostDevice) Residual(out, a, b Buffer) { d.sum("Residual", out, a, b) }
-
-func (d *hostDevice) sum(op string, dst, a, b Buffer) {
-	d.shapes.CheckSum(op, dst, a, b)
+func (d *hostDevice) Add(dst, a, b Buffer) {
+	d.shapes.CheckAdd(dst, a, b)
 	d.elements(elementTask{op: opAdd, out: floats(dst), a: floats(a), b: floats(b)})
 }
 
@@ -100,13 +97,24 @@ func (d *hostDevice) embed(op string, x, wte, wpe Buffer, tokens Ints, b, t, c i
 }
 
 func (d *hostDevice) LayerNorm(out, mean, rstd, x, gamma, beta Buffer, rows, c int) {
-	d.shapes.CheckLayerNorm(out, mean, rstd, x, gamma, beta, rows, c)
-	p := &d.tasks.layerNorm
-	*p = layerNormPart{layerNormTask{
+	d.shapes.CheckLayerNorm("LayerNorm", out, mean, rstd, x, gamma, beta, rows, c)
+	d.layerNorm(layerNormTask{
 		out: floats(out), mean: floats(mean), rstd: floats(rstd), x: floats(x), gamma: floats(gamma), beta: floats(beta),
 		rows: rows, c: c,
-	}, layerNormForward, d.engine}
-	d.pool.run(p, d.partsFor(rows*c*4, rows*Lanes))
+	})
+}
+
+func (d *hostDevice) ResidualLayerNorm(sum, out, mean, rstd, a, b, gamma, beta Buffer, rows, c int) {
+	d.shapes.CheckResidualLayerNorm(sum, out, mean, rstd, a, b, gamma, beta, rows, c)
+	d.layerNorm(layerNormTask{
+		out: floats(out), mean: floats(mean), rstd: floats(rstd), x: floats(a), gamma: floats(gamma), beta: floats(beta),
+		sum: floats(sum), add: floats(b), rows: rows, c: c,
+	})
+}
+
+func (d *hostDevice) layerNorm(t layerNormTask) {
+	d.tasks.layerNorm = layerNormPart{t, layerNormForward, d.engine}
+	d.pool.run(&d.tasks.layerNorm, d.partsFor(t.rows*t.c*4, t.rows*Lanes))
 }
 
 func (d *hostDevice) LayerNormBackward(dx, dgamma, dbeta, dout, x, gamma, mean, rstd Buffer, rows, c int) {

@@ -82,8 +82,9 @@ typedef struct {
   void (*embed)(float* out, const float* wte, const float* wpe, const int32_t* tokens, long t, long c, long i0, long i1);
   void (*embed_backward)(float* dwte, float* dwpe, const float* dout, const int32_t* tokens, long rows, long t, long c,
                          long j0, long j1);
-  void (*layernorm)(float* out, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, long c,
-                    long i0, long i1);
+  // Rows of x, or with add those of sum = x + add.
+  void (*layernorm)(float* out, float* mean, float* rstd, float* sum, const float* x, const float* add, const float* gamma,
+                    const float* beta, long c, long i0, long i1);
   void (*layernorm_rows)(float* dx, const float* dout, const float* x, const float* gamma, const float* mean,
                          const float* rstd, long c, long i0, long i1);
   void (*layernorm_columns)(float* dgamma, float* dbeta, const float* dout, const float* x, const float* mean,

@@ -49,11 +49,15 @@ static void op_embed_backward(float* dwte, float* dwpe, const float* dout, const
   }
 }
 
-static void op_layernorm(float* out, float* mean, float* rstd, const float* x, const float* gamma, const float* beta,
-                         long c, long i0, long i1) {
+static void op_layernorm(float* out, float* mean, float* rstd, float* sum, const float* x, const float* add, const float* gamma,
+                         const float* beta, long c, long i0, long i1) {
   for (long r = i0; r < i1; r++) {
     const float* row = x + r * c;
     float* o = out + r * c;
+    if (add) {  // a row stays in the first cache
+      op_add(sum + r * c, row, add + r * c, c);
+      row = sum + r * c;
+    }
     vf s = vf_set1(0.0f);
 #define E s = vf_add(s, load_w(row + i, w))
     BODY(c, E);

@@ -19,6 +19,13 @@ func softmaxTerms(e, x []float32) (largest, sum float32) {
 func (reference) layerNorm(t *layerNormTask, i0, i1 int) {
 	for i := i0; i < i1; i++ {
 		x, out := t.x[i*t.c:][:t.c], t.out[i*t.c:][:t.c]
+		if t.add != nil {
+			a, b := x, t.add[i*t.c:]
+			x = t.sum[i*t.c:][:t.c]
+			for j := range x {
+				x[j] = a[j] + b[j]
+			}
+		}
 		var sum, squares lanes
 		for j, v := range x {
 			sum.add(j, v)

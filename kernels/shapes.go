@@ -112,12 +112,13 @@ func (s Shapes) CheckOwned(op, arg string, b Buffer) { s.own(op, arg, b) }
 func (s Shapes) CheckLen(op, arg string, b Buffer, n int)   { s.has(op, arg, b, n) }
 func (s Shapes) CheckIntsLen(op, arg string, x Ints, n int) { s.ints(op, arg, x, n) }
 
-// CheckCopy and CheckSum are for operations element by element.
+// CheckCopy and CheckAdd are for operations element by element.
 func (s Shapes) CheckCopy(dst, src Buffer) {
 	s.has("Copy", "src", src, s.own("Copy", "dst", dst))
 }
 
-func (s Shapes) CheckSum(op string, dst, a, b Buffer) {
+func (s Shapes) CheckAdd(dst, a, b Buffer) {
+	const op = "Add"
 	n := s.own(op, "dst", dst)
 	s.has(op, "a", a, n)
 	s.has(op, "b", b, n)
@@ -187,8 +188,14 @@ func (s Shapes) CheckEmbed(op string, out, wte, wpe Buffer, tokens Ints, b, t, c
 	s.ids(op, "tokens", tokens, b*t, 0, table/c)
 }
 
-func (s Shapes) CheckLayerNorm(out, mean, rstd, x, gamma, beta Buffer, rows, c int) {
-	const op = "LayerNorm"
+func (s Shapes) CheckResidualLayerNorm(sum, out, mean, rstd, a, b, gamma, beta Buffer, rows, c int) {
+	const op = "ResidualLayerNorm"
+	s.CheckLayerNorm(op, out, mean, rstd, a, gamma, beta, rows, c)
+	s.has(op, "sum", sum, rows*c)
+	s.has(op, "b", b, rows*c)
+}
+
+func (s Shapes) CheckLayerNorm(op string, out, mean, rstd, x, gamma, beta Buffer, rows, c int) {
 	checkDims(op, rows, c)
 	s.has(op, "out", out, rows*c)
 	s.has(op, "mean", mean, rows)

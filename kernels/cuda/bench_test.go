@@ -214,7 +214,7 @@ func BenchmarkCopy(b *testing.B) {
 // output written once, what is accumulated both.
 func BenchmarkMemory(b *testing.B) {
 	measureAll(b, []string{
-		"Zero", "Add", "Scale", "Residual", "GELU", "GELUBackward", "LayerNorm", "LayerNormBackward", "Embed", "EmbedBackward",
+		"Zero", "Add", "Scale", "GELU", "GELUBackward", "LayerNorm", "ResidualLayerNorm", "LayerNormBackward", "Embed", "EmbedBackward",
 		"CrossEntropy", "BiasGradient", "SquareSum", "AdamW", "TreeAddition",
 	}, func(g *gpuBench, name string) operation { return g.memoryBound(name) })
 }
@@ -233,9 +233,6 @@ func (g *gpuBench) memoryBound(name string) operation {
 	case "Scale":
 		x := g.noise(n)
 		return op(2*n, func() { g.Scale(x, -1) })
-	case "Residual":
-		x, y, z := g.noise(rows*c), g.noise(rows*c), g.noise(rows*c)
-		return op(3*rows*c, func() { g.Residual(z, x, y) })
 	case "GELU":
 		x, y := g.noise(n), g.noise(n)
 		return op(2*n, func() { g.GELU(y, x) })
@@ -245,6 +242,10 @@ func (g *gpuBench) memoryBound(name string) operation {
 	case "LayerNorm":
 		x, y, mean, rstd, gamma, beta := g.noise(rows*c), g.noise(rows*c), g.noise(rows), g.noise(rows), g.noise(c), g.noise(c)
 		return op(2*rows*c, func() { g.LayerNorm(y, mean, rstd, x, gamma, beta, rows, c) })
+	case "ResidualLayerNorm":
+		x, y, sum, out := g.noise(rows*c), g.noise(rows*c), g.noise(rows*c), g.noise(rows*c)
+		mean, rstd, gamma, beta := g.noise(rows), g.noise(rows), g.noise(c), g.noise(c)
+		return op(4*rows*c, func() { g.ResidualLayerNorm(sum, out, mean, rstd, x, y, gamma, beta, rows, c) })
 	case "LayerNormBackward":
 		x, dx, dout, mean, rstd := g.noise(rows*c), g.noise(rows*c), g.noise(rows*c), g.noise(rows), g.noise(rows)
 		gamma, dgamma, dbeta := g.noise(c), g.noise(c), g.noise(c)

@@ -26,13 +26,10 @@ func (d *device) Copy(dst, src kernels.Buffer) {
 	}
 }
 
-func (d *device) Add(dst, a, b kernels.Buffer)      { d.sum("Add", dst, a, b) }
-func (d *device) Residual(out, a, b kernels.Buffer) { d.sum("Residual", out, a, b) }
-
-func (d *device) sum(op string, dst, a, b kernels.Buffer) {
-	d.shapes.CheckSum(op, dst, a, b)
+func (d *device) Add(dst, a, b kernels.Buffer) {
+	d.shapes.CheckAdd(dst, a, b)
 	n := dst.Len()
-	d.each(op, kAdd, n, address(dst), address(a), address(b), number(n))
+	d.each("Add", kAdd, n, address(dst), address(a), address(b), number(n))
 }
 
 func (d *device) Scale(x kernels.Buffer, s float32) {

@@ -29,6 +29,7 @@ const (
 	kEmbedBackwardTokens
 	kEmbedBackwardPositions
 	kLayerNorm
+	kResidualLayerNorm
 	kLayerNormBackwardRows
 	kLayerNormBackwardColumns
 	kCrossEntropy
@@ -64,7 +65,7 @@ var names = [kernelCount]string{
 	kEncodeBF16: "encode_bf16", kMatmulBF16NT: "matmul_bf16_nt", kMatmulBF16NN: "matmul_bf16_nn", kMatmulBF16TN: "matmul_bf16_tn",
 	kAddPlanes: "add_planes", kColumnSums: "column_sums",
 	kEmbed: "embed", kEmbedBackwardTokens: "embed_backward_tokens", kEmbedBackwardPositions: "embed_backward_positions",
-	kLayerNorm: "layernorm", kLayerNormBackwardRows: "layernorm_backward_rows", kLayerNormBackwardColumns: "layernorm_backward_columns",
+	kLayerNorm: "layernorm", kResidualLayerNorm: "residual_layernorm", kLayerNormBackwardRows: "layernorm_backward_rows", kLayerNormBackwardColumns: "layernorm_backward_columns",
 	kCrossEntropy: "cross_entropy", kBlockSums: "block_sums", kSumTotal: "sum_total",
 	kWindowColumns: "window_columns", kWindowImages: "window_images", kMaxPool: "max_pool", kMaxPoolBackward: "max_pool_backward",
 	kAttention: "attention", kAttentionBackwardRows: "attention_backward_rows", kAttentionBackwardColumns: "attention_backward_columns",

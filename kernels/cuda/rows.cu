@@ -71,6 +71,24 @@ KERNEL(embed_backward_positions, EMBED_THREADS, float* dwpe, const float* dout, 
   dwpe[blockIdx.x * c + j] = s;
 }
 
+// layer norm of a row: s is this lane's sum of the row's values, x(j) is value j.
+template <typename Row>
+DEVICE void normalize(const half_warp& me, float s, const Row& x, float* out, float* mean, float* rstd, const float* gamma,
+                      const float* beta, long long c) {
+  const float m = fold_lanes(s) / static_cast<float>(c);
+  s = 0.0f;
+#pragma unroll 8
+  for (long long j = me.lane; j < c; j += LANES) {
+    const float d = x(j) - m;
+    s = fma1(d, d, s);
+  }
+  const float f = 1.0f / sqrt1(fold_lanes(s) / static_cast<float>(c) + 1e-5f);
+  if (!me.exists) return;
+#pragma unroll 8
+  for (long long j = me.lane; j < c; j += LANES) out[me.row * c + j] = fma1((x(j) - m) * f, gamma[j], beta[j]);
+  if (me.lane == 0) mean[me.row] = m, rstd[me.row] = f;
+}
+
 // out = (x - mean)·rstd·gamma + beta over rows of c; mean and rstd [rows] are kept. Grid ⌈rows/ROWS_BY_HALF_WARP⌉, block ROW_THREADS.
 KERNEL(layernorm, ROW_THREADS, float* out, float* mean, float* rstd, const float* x, const float* gamma, const float* beta,
        long long rows, long long c) {
@@ -79,18 +97,23 @@ KERNEL(layernorm, ROW_THREADS, float* out, float* mean, float* rstd, const float
   float s = 0.0f;
 #pragma unroll 8
   for (long long j = me.lane; j < c; j += LANES) s = s + x[j];
-  const float m = fold_lanes(s) / static_cast<float>(c);
-  s = 0.0f;
+  normalize(me, s, [&](long long j) INLINE { return x[j]; }, out, mean, rstd, gamma, beta, c);
+}
+
+// The same of x = sum = a + b. The sum is made anew each time it is needed: of a row that does not exist, it is somebody else's to
+// store. Grid ⌈rows/ROWS_BY_HALF_WARP⌉, block ROW_THREADS.
+KERNEL(residual_layernorm, ROW_THREADS, float* sum, float* out, float* mean, float* rstd, const float* a, const float* b,
+       const float* gamma, const float* beta, long long rows, long long c) {
+  const half_warp me = my_half_warp(rows);
+  a += me.row * c, b += me.row * c, sum += me.row * c;
+  float s = 0.0f;
 #pragma unroll 8
   for (long long j = me.lane; j < c; j += LANES) {
-    const float d = x[j] - m;
-    s = fma1(d, d, s);
+    const float x = a[j] + b[j];
+    if (me.exists) sum[j] = x;
+    s = s + x;
   }
-  const float f = 1.0f / sqrt1(fold_lanes(s) / static_cast<float>(c) + 1e-5f);
-  if (!me.exists) return;
-#pragma unroll 8
-  for (long long j = me.lane; j < c; j += LANES) out[me.row * c + j] = fma1((x[j] - m) * f, gamma[j], beta[j]);
-  if (me.lane == 0) mean[me.row] = m, rstd[me.row] = f;
+  normalize(me, s, [&](long long j) INLINE { return a[j] + b[j]; }, out, mean, rstd, gamma, beta, c);
 }
 
 // dx += the gradient of layernorm's input. Grid ⌈rows/ROWS_BY_HALF_WARP⌉, block ROW_THREADS.

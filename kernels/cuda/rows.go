@@ -27,9 +27,16 @@ func (d *device) EmbedBackward(dwte, dwpe, dout kernels.Buffer, tokens kernels.I
 }
 
 func (d *device) LayerNorm(out, mean, rstd, x, gamma, beta kernels.Buffer, rows, c int) {
-	d.shapes.CheckLayerNorm(out, mean, rstd, x, gamma, beta, rows, c)
-	d.launch("LayerNorm", kLayerNorm, along(rows, C.ROWS_BY_HALF_WARP), line(C.ROW_THREADS), 0, address(out), address(mean),
+	const op = "LayerNorm"
+	d.shapes.CheckLayerNorm(op, out, mean, rstd, x, gamma, beta, rows, c)
+	d.launch(op, kLayerNorm, along(rows, C.ROWS_BY_HALF_WARP), line(C.ROW_THREADS), 0, address(out), address(mean),
 		address(rstd), address(x), address(gamma), address(beta), number(rows), number(c))
+}
+
+func (d *device) ResidualLayerNorm(sum, out, mean, rstd, a, b, gamma, beta kernels.Buffer, rows, c int) {
+	d.shapes.CheckResidualLayerNorm(sum, out, mean, rstd, a, b, gamma, beta, rows, c)
+	d.launch("ResidualLayerNorm", kResidualLayerNorm, along(rows, C.ROWS_BY_HALF_WARP), line(C.ROW_THREADS), 0, address(sum), address(out),
+		address(mean), address(rstd), address(a), address(b), address(gamma), address(beta), number(rows), number(c))
 }
 
 func (d *device) LayerNormBackward(dx, dgamma, dbeta, dout, x, gamma, mean, rstd kernels.Buffer, rows, c int) {

@@ -72,7 +72,7 @@ func inPlace(t *testing.T, d kernels.Device) {
 		return upload(t, d, x...), upload(t, d, y...), upload(t, d, make([]float32, len(x))...)
 	}
 	for name, op := range map[string]func(dst, a, b kernels.Buffer){
-		"Add": d.Add, "Residual": d.Residual, "ReLUBackward": d.ReLUBackward,
+		"Add": d.Add, "ReLUBackward": d.ReLUBackward,
 		"GELUBackward": func(dst, a, b kernels.Buffer) { d.GELUBackward(dst, nil, a, b) },
 		"GELU":         func(dst, a, _ kernels.Buffer) { d.GELU(dst, a) },
 		"ReLU":         func(dst, a, _ kernels.Buffer) { d.ReLU(dst, a) },
@@ -132,7 +132,6 @@ func misuse(t *testing.T, d, other kernels.Device) {
 		"copy of another length":       func() { d.Copy(f(3), f(2)) },
 		"buffer of another device":     func() { d.Add(f(2), f(2), foreign) },
 		"Add":                          func() { d.Add(f(3), f(3), f(2)) },
-		"Residual":                     func() { d.Residual(f(3), f(2), f(3)) },
 		"Linear out":                   func() { d.Linear(f(5), f(2), f(3), nil, 2, 3, 1) },
 		"Linear bias":                  func() { d.Linear(f(6), f(2), f(3), f(2), 2, 3, 1) },
 		"Linear dimension 0":           func() { d.Linear(f(0), f(0), f(3), nil, 0, 3, 1) },
@@ -152,6 +151,9 @@ func misuse(t *testing.T, d, other kernels.Device) {
 		"MaxPool x":                    func() { d.MaxPool(f(4), f(8), window(1, 3, 3, 1, 2, 2, 1, 0)) },
 		"MaxPoolBackward dout":         func() { d.MaxPoolBackward(f(9), f(3), f(9), window(1, 3, 3, 1, 2, 2, 1, 0)) },
 		"LayerNorm gamma":              func() { d.LayerNorm(f(6), f(2), f(2), f(6), f(2), f(3), 2, 3) },
+		"ResidualLayerNorm sum":        func() { d.ResidualLayerNorm(f(5), f(6), f(2), f(2), f(6), f(6), f(3), f(3), 2, 3) },
+		"ResidualLayerNorm b":          func() { d.ResidualLayerNorm(f(6), f(6), f(2), f(2), f(6), f(5), f(3), f(3), 2, 3) },
+		"ResidualLayerNorm beta":       func() { d.ResidualLayerNorm(f(6), f(6), f(2), f(2), f(6), f(6), f(3), f(2), 2, 3) },
 		"LayerNormBackward rstd":       func() { d.LayerNormBackward(f(6), f(3), f(3), f(6), f(6), f(3), f(2), f(1), 2, 3) },
 		"Attention qkv":                func() { d.Attention(f(4), f(11), 1, 2, 1, 2) },
 		"AttentionBackward dout":       func() { d.AttentionBackward(f(12), f(3), f(12), 1, 2, 1, 2) },
@@ -202,6 +204,11 @@ func nonFinite(t *testing.T, d kernels.Device) {
 		out = zeros(40)
 		d.LayerNorm(out, zeros(2), zeros(2), at(40, 25, v), at(20, 0, 1), at(20, 0, 1), 2, 20)
 		require.Equal(t, interval(20, 40), bad(out), "LayerNorm, row 1 has %v", v)
+		out = zeros(40)
+		both := zeros(40)
+		d.ResidualLayerNorm(both, out, zeros(2), zeros(2), at(40, 0, 1), at(40, 25, v), at(20, 0, 1), at(20, 0, 1), 2, 20)
+		require.Equal(t, interval(20, 40), bad(out), "ResidualLayerNorm, row 1 has %v", v)
+		require.Equal(t, interval(25, 26), bad(both), "the sum of ResidualLayerNorm has %v", v)
 		losses, logits := zeros(2), at(40, 25, v)
 		d.CrossEntropy(losses, logits, uploadInts(t, d, 3, 3), 2, 20, 1)
 		if v != -inf { // a class of probability 0 is no error

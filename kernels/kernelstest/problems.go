@@ -13,10 +13,10 @@ var Generators = []struct {
 	Name string
 	Make func(r *rand.Rand, size int) Problem
 }{
-	{"Add", add}, {"Residual", residual}, {"Scale", scale}, {"Copy", copies}, {"Zero", zero},
+	{"Add", add}, {"Scale", scale}, {"Copy", copies}, {"Zero", zero},
 	{"Linear", linear}, {"LinearBackward", linearBackward},
 	{"Embed", embed}, {"EmbedBackward", embedBackward},
-	{"LayerNorm", layerNorm}, {"LayerNormBackward", layerNormBackward},
+	{"LayerNorm", layerNorm}, {"ResidualLayerNorm", residualLayerNorm}, {"LayerNormBackward", layerNormBackward},
 	{"Attention", attention}, {"AttentionBackward", attentionBackward},
 	{"GELU", gelu}, {"GELUBackward", geluBackward}, {"ReLU", relu}, {"ReLUBackward", reluBackward},
 	{"Conv", conv}, {"ConvBackward", convBackward}, {"MaxPool", maxPool}, {"MaxPoolBackward", maxPoolBackward},
@@ -71,13 +71,6 @@ func add(r *rand.Rand, size int) Problem {
 		Call:    func(d kernels.Device, b []kernels.Buffer, _ kernels.Ints) { d.Add(b[0], b[1], b[2]) },
 		Want:    func(in [][]float64) [][]float64 { return [][]float64{plus(in[1], in[2])} },
 	}
-}
-
-func residual(r *rand.Rand, size int) Problem {
-	p := add(r, size)
-	p.Name = "Residual as " + p.Name
-	p.Call = func(d kernels.Device, b []kernels.Buffer, _ kernels.Ints) { d.Residual(b[0], b[1], b[2]) }
-	return p
 }
 
 func scale(r *rand.Rand, size int) Problem {

@@ -152,6 +152,23 @@ func layerNorm(r *rand.Rand, size int) Problem {
 	}
 }
 
+func residualLayerNorm(r *rand.Rand, size int) Problem {
+	rows, c := dim(r, size), dim(r, size*2)
+	return Problem{
+		Name: fmt.Sprintf("ResidualLayerNorm rows=%d c=%d", rows, c),
+		Buffers: []Argument{out("sum", rows*c, exact), out("out", rows*c, 1e-4), out("mean", rows, summed(1)), out("rstd", rows, 1e-4),
+			in("a", normal(r, rows*c, 1)), in("b", normal(r, rows*c, 1)), in("gamma", normal(r, c, 1)), in("beta", normal(r, c, 1))},
+		Call: func(d kernels.Device, b []kernels.Buffer, _ kernels.Ints) {
+			d.ResidualLayerNorm(b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], rows, c)
+		},
+		Want: func(in [][]float64) [][]float64 {
+			sum := plus(in[4], in[5])
+			out, mean, rstd := LayerNorm64(widen(narrow(sum)), in[6], in[7], rows, c)
+			return [][]float64{sum, out, mean, rstd}
+		},
+	}
+}
+
 func layerNormBackward(r *rand.Rand, size int) Problem {
 	rows, c := dim(r, size*8), dim(r, size*2)
 	x := normal(r, rows*c, 1)

@@ -196,29 +196,36 @@ func (m *GPT) trunk(tokens []int32) {
 	bt := b * t
 	d.UploadInts(r.tokens, tokens)
 	d.Embed(r.embedded, m.wte.v, m.wpe.v, r.tokens, b, t, c)
-	x := r.embedded
+	m.normalize(0)
 	for i := range m.blocks {
 		w, l := &m.blocks[i], &r.layers[i]
 		m.inside(w, l)
 		d.GELU(r.gelu, l.fc)
 		d.Linear(r.branch, r.gelu, w.outW.v, w.outB.v, bt, c, 4*c)
-		d.Residual(l.out, l.mid, r.branch)
-		x = l.out
+		if i == len(m.blocks)-1 {
+			d.ResidualLayerNorm(l.out, r.lnf, r.lnfMean, r.lnfRstd, l.mid, r.branch, m.lnfG.v, m.lnfB.v, bt, c)
+			break
+		}
+		w, next := &m.blocks[i+1], &r.layers[i+1]
+		d.ResidualLayerNorm(l.out, r.norm, next.mean1, next.rstd1, l.mid, r.branch, w.ln1G.v, w.ln1B.v, bt, c)
 	}
-	d.LayerNorm(r.lnf, r.lnfMean, r.lnfRstd, x, m.lnfG.v, m.lnfB.v, bt, c)
 }
 
-// inside runs a layer from its input to the input of GELU: what its backward pass needs.
+// normalize computes the normalised input of layer i.
+func (m *GPT) normalize(i int) {
+	r, w, l := &m.run, &m.blocks[i], &m.run.layers[i]
+	m.dev.LayerNorm(r.norm, l.mean1, l.rstd1, l.in, w.ln1G.v, w.ln1B.v, r.b*r.t, m.cfg.Width)
+}
+
+// inside runs a layer from its normalised input to the input of GELU: what its backward pass needs.
 func (m *GPT) inside(w *block, l *layerRun) {
 	d, r := m.dev, &m.run
 	b, t, c, heads := r.b, r.t, m.cfg.Width, m.cfg.Heads
 	bt := b * t
-	d.LayerNorm(r.norm, l.mean1, l.rstd1, l.in, w.ln1G.v, w.ln1B.v, bt, c)
 	d.Linear(l.qkv, r.norm, w.qkvW.v, w.qkvB.v, bt, 3*c, c)
 	d.Attention(l.attended, l.qkv, b, t, heads, c/heads)
 	d.Linear(r.branch, l.attended, w.projW.v, w.projB.v, bt, c, c)
-	d.Residual(l.mid, l.in, r.branch)
-	d.LayerNorm(r.norm, l.mean2, l.rstd2, l.mid, w.ln2G.v, w.ln2B.v, bt, c)
+	d.ResidualLayerNorm(l.mid, r.norm, l.mean2, l.rstd2, l.in, r.branch, w.ln2G.v, w.ln2B.v, bt, c)
 	d.Linear(l.fc, r.norm, w.fcW.v, w.fcB.v, bt, 4*c, c)
 }
 
@@ -239,6 +246,7 @@ func (m *GPT) Backward() {
 	for i := len(m.blocks) - 1; i >= 0; i-- {
 		w, l := &m.blocks[i], &r.layers[i]
 		if m.recompute && i < len(m.blocks)-1 { // Forward left what is inside the last layer
+			m.normalize(i)
 			m.inside(w, l)
 		}
 		d.LinearBackwardInput(r.dhidden, r.dres, w.outW.v, bt, c, 4*c)
@@ -249,7 +257,7 @@ func (m *GPT) Backward() {
 		d.LayerNormBackward(r.dres, w.ln2G.g, w.ln2B.g, r.dnorm, l.mid, w.ln2G.v, l.mean2, l.rstd2, bt, c)
 		d.LinearBackward(r.dnorm, w.projW.g, w.projB.g, r.dres, l.attended, w.projW.v, bt, c, c)
 		d.AttentionBackward(r.dqkv, r.dnorm, l.qkv, b, t, heads, c/heads)
-		d.LayerNorm(r.norm, l.mean1, l.rstd1, l.in, w.ln1G.v, w.ln1B.v, bt, c)
+		m.normalize(i)
 		d.LinearBackward(r.dnorm, w.qkvW.g, w.qkvB.g, r.dqkv, r.norm, w.qkvW.v, bt, 3*c, c)
 		d.LayerNormBackward(r.dres, w.ln1G.g, w.ln1B.g, r.dnorm, l.in, w.ln1G.v, l.mean1, l.rstd1, bt, c)
 		m.finished(i + 1)

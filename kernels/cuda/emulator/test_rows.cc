@@ -60,11 +60,20 @@ TEST(layernorm) {
     const floats gamma = normal(r, c), beta = normal(r, c, odd), dout = normal(r, area(rows, c), odd);
     const floats want(area(rows, c)), mean(rows), rstd(rows), got(area(rows, c)), mean2(rows), rstd2(rows);
     const shape by_row = {pieces(rows, ROWS_BY_HALF_WARP)}, block = {ROW_THREADS};
-    cpu->layernorm(want.get(), mean.get(), rstd.get(), x.get(), gamma.get(), beta.get(), c, 0, rows);
+    cpu->layernorm(want.get(), mean.get(), rstd.get(), nullptr, x.get(), nullptr, gamma.get(), beta.get(), c, 0, rows);
     launch("layernorm", by_row, block, 0, got.get(), mean2.get(), rstd2.get(), x.get(), gamma.get(), beta.get(), (wide)rows, (wide)c);
     same("layernorm, out", want, got);
     same("layernorm, mean", mean, mean2);
     same("layernorm, rstd", rstd, rstd2);
+    const floats add = normal(r, area(rows, c)), want_sum(area(rows, c)), got_sum(area(rows, c)), residual(area(rows, c));
+    const floats mean3(rows), rstd3(rows), mean4(rows), rstd4(rows), got_residual(area(rows, c));
+    cpu->layernorm(residual.get(), mean3.get(), rstd3.get(), want_sum.get(), x.get(), add.get(), gamma.get(), beta.get(), c, 0, rows);
+    launch("residual_layernorm", by_row, block, 0, got_sum.get(), got_residual.get(), mean4.get(), rstd4.get(), x.get(), add.get(), gamma.get(),
+           beta.get(), (wide)rows, (wide)c);
+    same("residual_layernorm, sum", want_sum, got_sum);
+    same("residual_layernorm, out", residual, got_residual);
+    same("residual_layernorm, mean", mean3, mean4);
+    same("residual_layernorm, rstd", rstd3, rstd4);
     // Gradients so small that products are zeros with signs.
     for (size_t i = 0; odd && i < dout.size(); i++) dout[i] = dout[i] * 1e-38f;
     const floats dx = normal(r, area(rows, c)), dx2 = dx, dgamma = normal(r, c), dgamma2 = dgamma, dbeta = normal(r, c), dbeta2 = dbeta;
