@@ -53,6 +53,9 @@ type Device interface {
 	Copy(dst, src Buffer)
 	// Add: dst = a + b, element by element (a tree node's two children).
 	Add(dst, a, b Buffer)
+	// AddRounded: dst = a + b with both and the sum rounded to bfloat16 (nearest even, NaN canonical), kept as float32; b may be nil: dst = a,
+	// rounded. A node of the tree of --wire bf16.
+	AddRounded(dst, a, b Buffer)
 	// Scale: x = x·s.
 	Scale(x Buffer, s float32)
 

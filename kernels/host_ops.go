@@ -15,6 +15,11 @@ func (d *hostDevice) Add(dst, a, b Buffer) {
 	d.elements(elementTask{op: opAdd, out: floats(dst), a: floats(a), b: floats(b)})
 }
 
+func (d *hostDevice) AddRounded(dst, a, b Buffer) {
+	d.shapes.CheckAddRounded(dst, a, b)
+	d.elements(elementTask{op: opAddRounded, out: floats(dst), a: floats(a), b: floats(b)})
+}
+
 func (d *hostDevice) Scale(x Buffer, s float32) {
 	d.shapes.CheckOwned("Scale", "x", x)
 	d.elements(elementTask{op: opScale, out: floats(x), s: s})

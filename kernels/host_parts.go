@@ -40,6 +40,7 @@ type elementOp int
 
 const (
 	opAdd elementOp = iota
+	opAddRounded
 	opScale
 	opGELU
 	opGELUBackward
@@ -83,6 +84,8 @@ func (t *elementTask) run(i, n int) {
 	switch t.op {
 	case opAdd:
 		t.engine.add(out, a, b)
+	case opAddRounded:
+		addRounded(out, a, b)
 	case opScale:
 		t.engine.scale(out, t.s)
 	case opGELU:

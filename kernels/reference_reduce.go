@@ -111,6 +111,18 @@ func (by roundedArith) final(x float32, divisor int) float32 {
 	return by.read(float32Arith{}.final(x, divisor))
 }
 
+// addRounded is Device.AddRounded on every engine: gradients that a host adds in this way are reduced by Reduction.
+func addRounded(out, a, b []float32) {
+	var by roundedArith
+	for i, x := range a {
+		x = by.read(x)
+		if b != nil {
+			x = by.combine(Sum, x, by.read(b[i]))
+		}
+		out[i] = x
+	}
+}
+
 type float64Arith struct{}
 
 func (float64Arith) read(x float64) float64                 { return x }

@@ -124,6 +124,15 @@ func (s Shapes) CheckAdd(dst, a, b Buffer) {
 	s.has(op, "b", b, n)
 }
 
+func (s Shapes) CheckAddRounded(dst, a, b Buffer) {
+	const op = "AddRounded"
+	n := s.own(op, "dst", dst)
+	s.has(op, "a", a, n)
+	if b != nil {
+		s.has(op, "b", b, n)
+	}
+}
+
 // CheckActivation is for out from x, or, backward, for dx from dout and x with perhaps a second output.
 func (s Shapes) CheckActivation(op string, out, x Buffer) { s.has(op, "x", x, s.own(op, "out", out)) }
 

@@ -226,8 +226,10 @@ func (c Config) validate() error {
 		return bad("wire bf16 works with reduce tree alone: every node of the tree is rounded, whoever adds it")
 	case !slices.Contains([]string{GPUReduceAuto, GPUReduceIPC, GPUReduceNCCL, GPUReduceHost}, c.GPUReduce):
 		return bad("gpu-reduce %q is not known: use auto, ipc, nccl or host", c.GPUReduce)
-	case (c.GPUReduce == GPUReduceIPC || c.GPUReduce == GPUReduceNCCL) && (c.Reduce != ReduceTree || c.Wire != WireF32):
-		return bad("gpu-reduce %s works with reduce tree and wire f32 alone", c.GPUReduce)
+	case c.GPUReduce == GPUReduceIPC && c.Reduce != ReduceTree:
+		return bad("gpu-reduce ipc works with reduce tree alone")
+	case c.GPUReduce == GPUReduceNCCL && (c.Reduce != ReduceTree || c.Wire != WireF32):
+		return bad("gpu-reduce nccl works with reduce tree and wire f32 alone")
 	case c.NaN != NaNStop && c.NaN != NaNSkip:
 		return bad("NaN policy %q is not known: use stop or skip", c.NaN)
 	case c.CheckpointEvery < 0:

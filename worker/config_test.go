@@ -63,14 +63,20 @@ func TestRoundedWireNeedsTheTree(t *testing.T) {
 }
 
 func TestGPUReduceNeedsTheTree(t *testing.T) {
-	t.Setenv("FARANDOLE_GPU_REDUCE", "nccl")
-	_, err := ConfigFromEnv()
-	require.NoError(t, err)
-	for name, value := range map[string]string{"FARANDOLE_WIRE": "bf16", "FARANDOLE_REDUCE": "ring"} {
-		t.Run(name, func(t *testing.T) {
-			t.Setenv(name, value)
+	const whole, tree = "gpu-reduce nccl works with reduce tree and wire f32 alone", "gpu-reduce ipc works with reduce tree alone"
+	for _, c := range []struct{ how, name, value, says string }{
+		{"nccl", "FARANDOLE_WIRE", "f32", ""}, {"nccl", "FARANDOLE_WIRE", "bf16", whole}, {"nccl", "FARANDOLE_REDUCE", "ring", whole},
+		{"ipc", "FARANDOLE_WIRE", "bf16", ""}, {"ipc", "FARANDOLE_REDUCE", "ring", tree},
+	} {
+		t.Run(c.how+" "+c.value, func(t *testing.T) {
+			t.Setenv("FARANDOLE_GPU_REDUCE", c.how)
+			t.Setenv(c.name, c.value)
 			_, err := ConfigFromEnv()
-			require.ErrorContains(t, err, "gpu-reduce nccl works with reduce tree and wire f32 alone")
+			if c.says == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, c.says)
 			require.Equal(t, 2, ExitCode(err))
 		})
 	}

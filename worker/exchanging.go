@@ -160,6 +160,7 @@ const exchangePatience = 20
 
 var (
 	errNoExchange = errors.New("its device sends nothing to others")
+	errWhole      = errors.New("NCCL would send all 32 bits of a value, where --wire bf16 asks for 16")
 	errNotFound   = errors.New("the ranks have not found each other in time: does a firewall keep them apart, or NCCL_SOCKET_IFNAME name a network that not all have?")
 )
 
@@ -169,6 +170,8 @@ func (r *residence) place() ([]byte, error) {
 	switch {
 	case r.mode == GPUReduceIPC:
 		return nil, errUnasked(r.mode)
+	case r.round:
+		return nil, errWhole
 	case !ok:
 		return nil, errNoExchange
 	case r.barred != nil:

@@ -11,8 +11,8 @@ import (
 )
 
 // Resident is a Mirror whose gradients lie in one buffer of a device. They stay there while they are summed and reduced where
-// every worker of the generation has one whose device shares memory with the others', or sends to them, and the job's reduction is the
-// tree in float32: see Config.GPUReduce. The bits are those of the way by the host.
+// every worker of the generation has one whose device shares memory with the others', or, in float32, sends to them, and the job's reduction is the
+// tree: see Config.GPUReduce. The bits are those of the way by the host.
 //
 // PullGradients and PushGradients are still called: where a gradient is not finite, for a worker that is a step behind, and in the generations
 // that reduce by way of the host.
@@ -31,6 +31,7 @@ type residence struct {
 	total kernels.Buffer // one value
 	sum   []float32      // total on the host, one value
 	mode  string         // Config.GPUReduce
+	round bool           // every node of the tree is rounded to bfloat16
 	told  string         // why they are not there, as was said last
 
 	on    bool // in the generation that joined last
@@ -44,11 +45,11 @@ type residence struct {
 // newResidence gives nil where gradients go by way of the host, whatever the others have.
 func newResidence(m Mirror, cfg Config) *residence {
 	of, ok := m.(Resident)
-	if !ok || cfg.Reduce != ReduceTree || cfg.Wire != WireF32 || cfg.GPUReduce == GPUReduceHost ||
+	if !ok || cfg.Reduce != ReduceTree || cfg.GPUReduce == GPUReduceHost ||
 		cfg.GPUReduce == GPUReduceAuto && cfg.Transport != string(auto.Any) {
 		return nil
 	}
-	r := &residence{of: of, mode: cfg.GPUReduce, sum: make([]float32, 1)}
+	r := &residence{of: of, mode: cfg.GPUReduce, round: cfg.Wire == WireBF16, sum: make([]float32, 1)}
 	r.dev, r.grads = of.Gradients()
 	return r
 }
@@ -93,16 +94,28 @@ func (r *residence) collect(slot int, plus bool, params []param) (bad int, err e
 	if err != nil {
 		return bad, err
 	}
-	if to := r.slots[slot]; plus {
-		r.dev.Add(to, to, r.grads)
-	} else {
+	switch to := r.slots[slot]; {
+	case plus:
+		r.add(to, to, r.grads)
+	case r.round:
+		r.dev.AddRounded(to, r.grads, nil)
+	default:
 		r.dev.Copy(to, r.grads)
 	}
 	r.dev.Zero(r.grads)
 	return bad, nil
 }
 
-func (r *residence) plus(into, from int) { r.dev.Add(r.slots[into], r.slots[into], r.slots[from]) }
+func (r *residence) plus(into, from int) { r.add(r.slots[into], r.slots[into], r.slots[from]) }
+
+// add is a node of the tree.
+func (r *residence) add(dst, a, b kernels.Buffer) {
+	if r.round {
+		r.dev.AddRounded(dst, a, b)
+	} else {
+		r.dev.Add(dst, a, b)
+	}
+}
 
 // check gives the first tensor that is not finite, or finite. A sum that is finite has no terms that are not. One that is not
 // may have overflowed, so then the host looks.

@@ -109,6 +109,52 @@ func TestResidentGivesTheSameWeights(t *testing.T) {
 	}
 }
 
+// The rounded wire rounds every node where it is, too. What NCCL would send is twice as long as asked for: where memory is not shared, that goes by
+// way of the host.
+func TestResidentRounds(t *testing.T) {
+	const steps = 12
+	rounds := func(cfg *Config, p *proc) {
+		apart(cfg, p)
+		cfg.Wire = WireBF16
+	}
+	for _, shards := range []int{1, 7, 8} {
+		want, err := runAlone(t, Config{Wire: WireBF16}, wide(newLinear(steps, shards)))
+		require.NoError(t, err)
+		h := &fakeHost{}
+		on, err := runAlone(t, Config{Wire: WireBF16}, h.resident(t, wide(newLinear(steps, shards))))
+		require.NoError(t, err)
+		require.Equal(t, want, on)
+		for world := 2; world <= min(5, shards); world++ {
+			for _, shared := range []bool{true, false} {
+				t.Run(fmt.Sprintf("S=%d W=%d shared=%t", shards, world, shared), func(t *testing.T) {
+					h := &fakeHost{}
+					c := newCoordinator(t, elastic.Policy{Min: world})
+					var procs []*proc
+					for i := range world {
+						l := h.resident(t, wide(newLinear(steps, shards)))
+						if !shared {
+							l.shared.refuse = func(at string) error {
+								if at == "import" {
+									return errors.New("no peer access")
+								}
+								return nil
+							}
+						}
+						procs = append(procs, launch(c, i, l, rounds))
+					}
+					requireSame(c, want, procs...)
+					if shared {
+						requireHere(t, h, procs...)
+						return
+					}
+					require.Zero(t, h.joins)
+					require.Positive(t, procs[0].trainer.copies.pulled)
+				})
+			}
+		}
+	}
+}
+
 // A worker without a device, or one that can neither share nor send, has all go by way of the host; so has a knob.
 func TestResidentWithOthers(t *testing.T) {
 	const steps, shards = 10, 8

@@ -135,6 +135,16 @@ func (d *sharedDevice) Add(dst, a, b kernels.Buffer) {
 	d.enqueue(to, func() { kernels.AddF32(to.x, x.x, y.x) }, a, b)
 }
 
+func (d *sharedDevice) AddRounded(dst, a, b kernels.Buffer) {
+	out, x := dst.(*sharedBuffer), a.(*sharedBuffer)
+	if b == nil {
+		d.enqueue(out, func() { rounded.Run([][]byte{asBytes(out.x)}, [][]byte{asBytes(x.x)}) }, a)
+		return
+	}
+	y := b.(*sharedBuffer)
+	d.enqueue(out, func() { rounded.Run([][]byte{asBytes(out.x)}, [][]byte{asBytes(x.x), asBytes(y.x)}) }, a, b)
+}
+
 func (d *sharedDevice) Sum(out, b kernels.Buffer) {
 	to, x := out.(*sharedBuffer), b.(*sharedBuffer)
 	d.enqueue(to, func() {

@@ -163,6 +163,6 @@ func (r *residence) addPart(p part) {
 		r.dev.Copy(r.values(first, p), r.values(r.team.whole, p))
 	}
 	for _, a := range r.team.adds {
-		r.dev.Add(r.values(a.out, p), r.values(a.a, p), r.values(a.b, p))
+		r.add(r.values(a.out, p), r.values(a.a, p), r.values(a.b, p))
 	}
 }

@@ -99,6 +99,27 @@ func TestE2EGPUsSendGradients(t *testing.T) {
 	}
 }
 
+// The rounded wire has every node of the tree rounded where it is: in the memory of GPUs, or by way of the host, never by NCCL, which would send twice as much.
+func TestE2EGPUsRoundTheTree(t *testing.T) {
+	t.Setenv("FARANDOLE_LOG", "info")
+	e := onGPUs(t, "GPUS=3")
+	alone := e.run([]string{"--workers", "1", "--wire", "bf16"}, append(gpuArgs, "--device", "cpu")...)
+	require.Zero(t, alone.code, "%s", alone.out)
+	for apart, says := range map[string]string{
+		"-1": "gradients are reduced in the memory of GPUs",
+		"1": "NCCL would send all 32 bits of a value, where --wire bf16 asks for 16",
+	} {
+		t.Run(apart, func(t *testing.T) {
+			t.Setenv("FARANDOLE_EMULATOR_ALONE", apart)
+			r := e.run([]string{"--workers", "3", "--device", "cuda", "--wire", "bf16", "--chaos", "kill rank=1 step=8; join step=15"}, gpuArgs...)
+			require.Zero(t, r.code, "%s", r.out)
+			require.Equal(t, alone.WeightsSHA256, r.WeightsSHA256, "%s", r.out)
+			require.Contains(t, r.out, says)
+			require.Equal(t, apart == "1", strings.Contains(r.out, "by way of the host"), "%s", r.out)
+		})
+	}
+}
+
 // Where one worker's GPU does not reach another's, or the job asks for it, gradients are sent from GPU to GPU, and where that is not possible
 // either, or the job asks for another path, all go by way of the host.
 func TestE2EGPUsShareNoMemory(t *testing.T) {

@@ -215,7 +215,7 @@ func BenchmarkCopy(b *testing.B) {
 func BenchmarkMemory(b *testing.B) {
 	measureAll(b, []string{
 		"Zero", "Add", "Scale", "GELU", "GELUBackward", "LayerNorm", "ResidualLayerNorm", "LayerNormBackward", "Embed", "EmbedBackward",
-		"CrossEntropy", "BiasGradient", "SquareSum", "AdamW", "TreeAddition",
+		"CrossEntropy", "BiasGradient", "SquareSum", "AdamW", "TreeAddition", "TreeAdditionRounded",
 	}, func(g *gpuBench, name string) operation { return g.memoryBound(name) })
 }
 
@@ -270,6 +270,9 @@ func (g *gpuBench) memoryBound(name string) operation {
 		g.Zero(v)
 		a := kernels.AdamW{LR: 1e-9, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Decay: 0.1, Step: 1}
 		return op(7*g.params, func() { g.AdamW(p, grad, m, v, 1, a) })
+	case "TreeAdditionRounded":
+		x, y := g.noise(g.params), g.noise(g.params)
+		return op(3*g.params, func() { g.AddRounded(x, x, y) })
 	default: // TreeAddition: a node of the tree adds the gradients of two shards
 		x, y := g.noise(g.params), g.noise(g.params)
 		return op(3*g.params, func() { g.device.Add(x, x, y) })

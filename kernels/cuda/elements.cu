@@ -58,6 +58,18 @@ KERNEL(add, ELEMENT_THREADS, float* dst, const float* a, const float* b, long lo
   store(at, dst, x);
 }
 
+// The same with bfloat16 for what is read and what is written; b may be null.
+KERNEL(add_rounded, ELEMENT_THREADS, float* dst, const float* a, const float* b, long long n) {
+  const part at = b ? my_part(n, dst, a, b) : my_part(n, dst, a);
+  four x = load(at, a);
+  EACH x.v[e] = float_of(round_bf16(x.v[e]));
+  if (b) {
+    const four y = load(at, b);
+    EACH x.v[e] = float_of(round_bf16(x.v[e] + float_of(round_bf16(y.v[e]))));
+  }
+  store(at, dst, x);
+}
+
 // x = x·s
 KERNEL(scale, ELEMENT_THREADS, float* x, float s, long long n) {
   const part at = my_part(n, x);

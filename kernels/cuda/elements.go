@@ -32,6 +32,11 @@ func (d *device) Add(dst, a, b kernels.Buffer) {
 	d.each("Add", kAdd, n, address(dst), address(a), address(b), number(n))
 }
 
+func (d *device) AddRounded(dst, a, b kernels.Buffer) {
+	d.shapes.CheckAddRounded(dst, a, b)
+	d.each("AddRounded", kAddRounded, dst.Len(), address(dst), address(a), address(b), number(dst.Len()))
+}
+
 func (d *device) Scale(x kernels.Buffer, s float32) {
 	d.shapes.CheckOwned("Scale", "x", x)
 	d.each("Scale", kScale, x.Len(), address(x), float(s), number(x.Len()))

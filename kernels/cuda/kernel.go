@@ -10,6 +10,7 @@ type kernel int
 
 const (
 	kAdd kernel = iota
+	kAddRounded
 	kScale
 	kGELU
 	kGELUBackward
@@ -59,7 +60,7 @@ const (
 
 // names are the kernels' names in the PTX.
 var names = [kernelCount]string{
-	kAdd: "add", kScale: "scale", kGELU: "gelu", kGELUBackward: "gelu_backward", kReLU: "relu", kReLUBackward: "relu_backward",
+	kAdd: "add", kAddRounded: "add_rounded", kScale: "scale", kGELU: "gelu", kGELUBackward: "gelu_backward", kReLU: "relu", kReLUBackward: "relu_backward",
 	kAdamW:    "adamw",
 	kMatmulNT: "matmul_nt", kMatmulNN: "matmul_nn", kMatmulTN: "matmul_tn",
 	kEncodeBF16: "encode_bf16", kMatmulBF16NT: "matmul_bf16_nt", kMatmulBF16NN: "matmul_bf16_nn", kMatmulBF16TN: "matmul_bf16_tn",

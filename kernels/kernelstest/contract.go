@@ -151,6 +151,8 @@ func misuse(t *testing.T, d, other kernels.Device) {
 		"MaxPool x":                    func() { d.MaxPool(f(4), f(8), window(1, 3, 3, 1, 2, 2, 1, 0)) },
 		"MaxPoolBackward dout":         func() { d.MaxPoolBackward(f(9), f(3), f(9), window(1, 3, 3, 1, 2, 2, 1, 0)) },
 		"LayerNorm gamma":              func() { d.LayerNorm(f(6), f(2), f(2), f(6), f(2), f(3), 2, 3) },
+		"AddRounded a":                 func() { d.AddRounded(f(3), f(2), f(3)) },
+		"AddRounded b":                 func() { d.AddRounded(f(3), f(3), f(2)) },
 		"ResidualLayerNorm sum":        func() { d.ResidualLayerNorm(f(5), f(6), f(2), f(2), f(6), f(6), f(3), f(3), 2, 3) },
 		"ResidualLayerNorm b":          func() { d.ResidualLayerNorm(f(6), f(6), f(2), f(2), f(6), f(5), f(3), f(3), 2, 3) },
 		"ResidualLayerNorm beta":       func() { d.ResidualLayerNorm(f(6), f(6), f(2), f(2), f(6), f(6), f(3), f(2), 2, 3) },

@@ -13,7 +13,7 @@ var Generators = []struct {
 	Name string
 	Make func(r *rand.Rand, size int) Problem
 }{
-	{"Add", add}, {"Scale", scale}, {"Copy", copies}, {"Zero", zero},
+	{"Add", add}, {"AddRounded", addRounded}, {"Scale", scale}, {"Copy", copies}, {"Zero", zero},
 	{"Linear", linear}, {"LinearBackward", linearBackward},
 	{"Embed", embed}, {"EmbedBackward", embedBackward},
 	{"LayerNorm", layerNorm}, {"ResidualLayerNorm", residualLayerNorm}, {"LayerNormBackward", layerNormBackward},
@@ -70,6 +70,46 @@ func add(r *rand.Rand, size int) Problem {
 		Buffers: []Argument{out("dst", n, exact), in("a", normal(r, n, 1)), in("b", normal(r, n, 1))},
 		Call:    func(d kernels.Device, b []kernels.Buffer, _ kernels.Ints) { d.Add(b[0], b[1], b[2]) },
 		Want:    func(in [][]float64) [][]float64 { return [][]float64{plus(in[1], in[2])} },
+	}
+}
+
+// addRounded has terms that lie between two bfloat16, on ties too, and b missing at times.
+func addRounded(r *rand.Rand, size int) Problem {
+	n, alone := elements(r, size), r.IntN(3) == 0
+	a, b := normal(r, n, 1), normal(r, n, 1)
+	for i := range a {
+		if i%2 == 0 {
+			a[i] = math.Float32frombits(math.Float32bits(a[i])&^0xffff | 0x8000) // halfway
+		}
+	}
+	rounded := func(x float32) float32 {
+		var bytes [2]byte
+		kernels.EncodeBF16(bytes[:], []float32{x})
+		var y [1]float32
+		kernels.DecodeBF16(y[:], bytes[:])
+		return y[0]
+	}
+	return Problem{
+		Name:    fmt.Sprintf("AddRounded n=%d alone=%t", n, alone),
+		Buffers: []Argument{out("dst", n, 0), in("a", a), in("b", b)},
+		Call: func(d kernels.Device, x []kernels.Buffer, _ kernels.Ints) {
+			if alone {
+				d.AddRounded(x[0], x[1], nil)
+			} else {
+				d.AddRounded(x[0], x[1], x[2])
+			}
+		},
+		Want: func([][]float64) [][]float64 {
+			want := make([]float64, n)
+			for i := range want {
+				x := rounded(a[i])
+				if !alone {
+					x = rounded(x + rounded(b[i]))
+				}
+				want[i] = float64(x)
+			}
+			return [][]float64{want}
+		},
 	}
 }
 

@@ -26,6 +26,16 @@ TEST(add) {
     same("add", want, got);
     launch("add", elements(n).grid, elements(n).block, 0, a.get(), a.get(), b.get(), static_cast<long long>(n));
     same("add in place", want, a);
+    const floats p = normal(r, n, odd), q = normal(r, n, odd), rounded(n), both(n);
+    for (size_t i = 0; i < n; i++) {
+      if (i % 3 == 0) p[i] = float_of((bits_of(p[i]) & 0xffff0000u) | 0x8000u);  // halfway between two bfloat16
+      rounded[i] = float_of(round_bf16(p[i]));
+      both[i] = float_of(round_bf16(rounded[i] + float_of(round_bf16(q[i]))));
+    }
+    launch("add_rounded", elements(n).grid, elements(n).block, 0, got.get(), p.get(), (float*)nullptr, static_cast<long long>(n));
+    same("add_rounded of one", rounded, got);
+    launch("add_rounded", elements(n).grid, elements(n).block, 0, p.get(), p.get(), q.get(), static_cast<long long>(n));
+    same("add_rounded", both, p);
   });
 }
 
