@@ -25,7 +25,7 @@ func CheckRoom(n int) error {
 		left, known = roomLeft()
 	}
 	if known && 4*int64(n) > left {
-		return fmt.Errorf("kernels: %.1f GiB of memory are wanted, and this machine has %.1f GiB left: take a smaller model or batch, or fewer workers",
+		return fmt.Errorf("kernels: %.1f GiB of memory are wanted, and this machine has %.1f GiB left: make the model, the batch or the shape smaller",
 			gibibytes(4*int64(n)), gibibytes(max(0, left)))
 	}
 	return nil

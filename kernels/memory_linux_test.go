@@ -13,7 +13,7 @@ func TestMemoryThatIsNotThere(t *testing.T) {
 	d := newCPU(t, "go", 1)
 	_, err := d.Alloc(1 << 44)
 	require.ErrorContains(t, err, "65536.0 GiB of memory are wanted, and this machine has")
-	require.ErrorContains(t, err, "take a smaller model or batch")
+	require.ErrorContains(t, err, "make the model, the batch or the shape smaller")
 	require.Error(t, kernels.CheckRoom(1<<44))
 	require.NoError(t, kernels.CheckRoom(1<<20))
 }
