@@ -30,7 +30,7 @@ func TestMemoryThatWasPromised(t *testing.T) {
 		if err != nil {
 			require.ErrorContains(t, err, "1.0 GiB of memory are wanted")
 			require.NotEmpty(t, kept)
-			kept = nil
+			clear(kept)
 			_, err = d.Alloc(1 << 30 / 4)
 			require.NoError(t, err, "what was dropped is there again")
 			return
