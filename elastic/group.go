@@ -164,7 +164,7 @@ func (s *State) tryFinish() bool {
 	if len(in) == 0 || slices.ContainsFunc(in, func(m *member) bool { return !m.finished }) {
 		return false
 	}
-	s.end(0, fmt.Sprintf("all %d steps are done", s.group.best))
+	s.end(0, fmt.Sprintf("all steps up to %d are done", s.group.best))
 	return true
 }
 

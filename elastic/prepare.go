@@ -106,7 +106,7 @@ func (s *State) settle(t time.Duration, in []*member) {
 	r, sync, ok := decide(fences)
 	if !ok {
 		s.stateless = true
-		s.wait(t, "nobody holds the training state, and there is no checkpoint")
+		s.wait(t, "nobody holds the training state, and there is no usable checkpoint")
 		return
 	}
 	if adopted > 0 {

@@ -227,7 +227,7 @@ func (s *State) gather(t time.Duration) {
 	}
 	if s.phase == PhaseWaiting && t-s.starveFrom > s.limits.Starve {
 		if s.stateless {
-			s.end(1, "nobody holds the training state any more, and there is no checkpoint")
+			s.end(1, "nobody holds the training state any more, and there is no usable checkpoint: start the job again, with damaged ones moved away")
 			return
 		}
 		s.end(3, fmt.Sprintf("%d of at least %d workers after %s", n, s.policy.Min, seconds(s.limits.Starve)))

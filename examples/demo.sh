@@ -19,6 +19,7 @@ FREEZE=${FREEZE:-3s} # longer than twice the liveness of 1s, so that the frozen 
 CHAOS=${CHAOS:-"kill rank=1 step=$((STEPS / 6)); stop rank=0 step=$((STEPS / 3)) for=$FREEZE; join step=$((STEPS / 2)) count=2; kill coordinator step=$((STEPS * 2 / 3))"}
 
 BIN=${BIN:-bin}
+KEEP=${OUT:-} # what OUT names stays; else the summaries go when the weights are equal
 OUT=${OUT:-$(mktemp -d "${TMPDIR:-/tmp}/farandole-demo.XXXXXX")}
 
 program=("$BIN/gpt" --model "$MODEL" --steps "$STEPS" --shards "$SHARDS" --batch "$BATCH" --seq "$SEQ" --seed "$SEED" --sample)
@@ -74,7 +75,8 @@ grep -q '"injected": *true' "$OUT/faults.json" || fail "no fault was injected"
 # shellcheck disable=SC2154
 if [[ $sha_faults == "$sha_alone" ]]; then
 	echo "EQUAL"
+	[[ -n $KEEP ]] || rm -rf "$OUT"
 else
-	echo "DIFFERENT"
+	echo "DIFFERENT; summaries are in $OUT"
 	exit 1
 fi

@@ -34,6 +34,9 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// maxThreads bounds Config.Threads. A task's parts are counted in 16 bits, and some tasks have one for each thread.
+const maxThreads = 4096
+
 // isaGo is the instruction set of plain Go, which every build has.
 const isaGo = "go"
 
@@ -95,8 +98,8 @@ func (c *Config) class() (string, error) {
 
 // complete fills in what NewCPU takes for zero values, and says what it does not take.
 func (c *Config) complete() error {
-	if c.Threads < 0 {
-		return fmt.Errorf("kernels: %d threads: use 0 for all processors, or a positive number", c.Threads)
+	if c.Threads < 0 || c.Threads > maxThreads {
+		return fmt.Errorf("kernels: threads %d: use 0 for all processors, or a number up to %d", c.Threads, maxThreads)
 	}
 	if c.Threads == 0 {
 		c.Threads = Processors()

@@ -7,6 +7,10 @@ func CutFinely(d Device) {
 	h.minPartWork, h.sharedFloats, h.columnFloats = 1, 1, 1
 }
 
+// BufferOn and IntsOn are a device's buffers on a test's own memory.
+func BufferOn(d Device, x []float32) Buffer { return &hostBuffer{d.(*hostDevice), x} }
+func IntsOn(d Device, x []int32) Ints       { return &hostInts{d.(*hostDevice), x} }
+
 // RunOn is Run on one instruction set, with streaming stores or without.
 func (r *Reduction) RunOn(isa string, stream bool, dsts, srcs [][]byte) {
 	if r.check(dsts, srcs) > 0 {

@@ -66,6 +66,9 @@ func (d *hostDevice) Alloc(n int) (Buffer, error) {
 	if err := CheckAlloc(n); err != nil {
 		return nil, err
 	}
+	if err := CheckRoom(n); err != nil {
+		return nil, err
+	}
 	return &hostBuffer{d, d.pages.floats(n)}, nil
 }
 

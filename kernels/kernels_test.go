@@ -224,8 +224,10 @@ func TestCopyPast(t *testing.T) {
 func TestConfig(t *testing.T) {
 	_, err := kernels.NewCPU(kernels.Config{ISA: "mmx"})
 	require.ErrorContains(t, err, `"mmx"`)
-	_, err = kernels.NewCPU(kernels.Config{Threads: -1})
-	require.Error(t, err)
+	for _, threads := range []int{-1, 4097, 1 << 16, 1 << 40} {
+		_, err = kernels.NewCPU(kernels.Config{Threads: threads})
+		require.ErrorContains(t, err, "use 0 for all processors, or a number up to 4096")
+	}
 	d, err := kernels.NewCPU(kernels.Config{})
 	require.NoError(t, err)
 	require.Equal(t, kernels.ClassF32, d.Class())

@@ -259,6 +259,11 @@ func (g *guarded) take(i, bytes int) []byte {
 	return g.memory[end-bytes : end : end]
 }
 
+// behind is an array that begins where such a page ends. i is not 0.
+func (g *guarded) behind(i, bytes int) []byte {
+	return g.memory[i*g.size : i*g.size+bytes : i*g.size+bytes]
+}
+
 // TestReductionStaysInside would crash.
 func TestReductionStaysInside(t *testing.T) {
 	const most = 3000

@@ -1,9 +1,12 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -113,6 +116,44 @@ func (p *proc) untilPreempted() {
 	}
 }
 
+// partOf is the file of a checkpoint that one worker wrote.
+func partOf(dir string, step elastic.Step) string {
+	return filepath.Join(dir, fmt.Sprintf("step-%08d", step), "part-0-of-1.safetensors")
+}
+
+// flipLast damages a file so that only its hash tells.
+func flipLast(t *testing.T, path string) {
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	b[len(b)-1] ^= 1
+	require.NoError(t, os.WriteFile(path, b, 0o600))
+}
+
+// TestTruncatedCheckpointIsNamed: a checkpoint whose damage shows at once is tried all the same, so that the log names it.
+func TestTruncatedCheckpointIsNamed(t *testing.T) {
+	const shards = 4
+	dir := t.TempDir()
+	_, err := runAlone(t, Config{CheckpointDir: dir, CheckpointEvery: 3}, newLinear(10, shards))
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(partOf(dir, 10), 100))
+	var log bytes.Buffer
+	resume := func() error {
+		s, err := Join(t.Context(), Config{CheckpointDir: dir, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		require.NoError(t, err)
+		s.stdout, s.stderr = io.Discard, io.Discard
+		return s.run(t.Context(), newLinear(10, shards))
+	}
+	require.NoError(t, resume())
+	require.Contains(t, log.String(), `msg="checkpoint not usable, looking for the one before it"`)
+	require.Contains(t, log.String(), "step-00000010/part-0-of-1.safetensors is corrupt: it has 100 bytes, and the manifest says")
+
+	// Where no other is left, nobody begins anew: that would write over what can perhaps be mended.
+	for _, step := range []elastic.Step{6, 9, 10} {
+		require.NoError(t, os.Truncate(partOf(dir, step), 100))
+	}
+	require.ErrorContains(t, resume(), "no checkpoint in "+dir+" is usable; move them away to train from the beginning")
+}
+
 // TestCheckpointsAlone saves while training alone, damages the newest, and resumes from the one before it.
 func TestCheckpointsAlone(t *testing.T) {
 	const shards = 4
@@ -127,11 +168,7 @@ func TestCheckpointsAlone(t *testing.T) {
 	require.Len(t, infos, keepCheckpoints)
 	require.Equal(t, elastic.Step(10), infos[2].Step)
 
-	part := filepath.Join(dir, "step-00000010", "part-0-of-1.safetensors")
-	b, err := os.ReadFile(part)
-	require.NoError(t, err)
-	b[len(b)-1] ^= 1
-	require.NoError(t, os.WriteFile(part, b, 0o600))
+	flipLast(t, partOf(dir, 10))
 	l := newLinear(20, shards)
 	first := elastic.Step(0)
 	l.before = func(_ context.Context, s elastic.Shard) error {
@@ -152,11 +189,7 @@ func TestJobResumesPastADamagedCheckpoint(t *testing.T) {
 	dir := t.TempDir()
 	_, err := runAlone(t, Config{CheckpointDir: dir, CheckpointEvery: 3}, newLinear(10, shards))
 	require.NoError(t, err)
-	part := filepath.Join(dir, "step-00000010", "part-0-of-1.safetensors")
-	b, err := os.ReadFile(part)
-	require.NoError(t, err)
-	b[len(b)-1] ^= 1
-	require.NoError(t, os.WriteFile(part, b, 0o600))
+	flipLast(t, partOf(dir, 10))
 	c := newCoordinator(t, elastic.Policy{Min: 2})
 	var procs []*proc
 	for i := range 2 {

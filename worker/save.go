@@ -152,8 +152,8 @@ func (v *saver) complete(step elastic.Step) bool {
 	return false
 }
 
-// newest is the newest complete checkpoint's step that nothing is known against; 0 for none.
-// It may be called by any goroutine.
+// newest is the newest complete checkpoint's step; 0 for none. One whose damage shows without reading it counts as well, until it was tried:
+// who passed it over would lose its steps, or all, without a word. It may be called by any goroutine.
 func (v *saver) newest() elastic.Step {
 	infos, err := v.dir.List()
 	if err != nil {
@@ -164,7 +164,7 @@ func (v *saver) newest() elastic.Step {
 		if bad := v.bad.Load(); bad != nil && (*bad)[in.Step] {
 			continue
 		}
-		if in.Complete && in.Problem == "" {
+		if in.Complete {
 			return in.Step
 		}
 	}

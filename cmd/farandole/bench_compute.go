@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -67,6 +70,9 @@ func (o *computeOptions) open() (kernels.Device, error) {
 	if err := oneOf("--device", o.device, "cpu", "cuda"); err != nil {
 		return nil, err
 	}
+	if err := oneOf("--isa", o.isa, append(kernels.ISAs(), "")...); err != nil {
+		return nil, err
+	}
 	if o.device != "cpu" && (o.isa != "" || o.pin) {
 		return nil, usagef("--isa and --pin are for the CPU: leave them out with --device %s", o.device)
 	}
@@ -75,10 +81,35 @@ func (o *computeOptions) open() (kernels.Device, error) {
 	}
 	dev, err := kernels.Open(o.device, kernels.Config{Threads: o.threads, ISA: o.isa, Precision: o.precision, Products: o.products, Pin: o.pin})
 	if err != nil {
-		return nil, usagef("%w", err)
+		return nil, usagef("--%s", strings.TrimPrefix(err.Error(), "kernels: "))
 	}
 	return dev, nil
 }
+
+// patience is how long bench step and bench gemm wait, after a signal, for what they measure.
+const patience = time.Second
+
+// untilSignal runs f until SIGINT or SIGTERM. One operation of a large model takes minutes and cannot be broken off, so that f, which
+// is given the context, is left behind where it does not end: the process does.
+func untilSignal(ctx context.Context, f func(ctx context.Context) error) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(patience):
+		return interrupted()
+	}
+}
+
+func interrupted() error { return &exitError{exitInterrupted, errors.New("interrupted")} }
 
 // peak is what the machine's cores reach in registers, in GFLOP/s, measured for d; 0 for a GPU, whose peak nobody measures here.
 func (o *computeOptions) peak(dev kernels.Device, d time.Duration) float64 {
@@ -161,62 +192,82 @@ varies by more than the machinery costs.`,
 			if inJob && (o.device != "cpu" || o.isa != "" || o.pin) {
 				return usagef("--in-job times the program that trains on the CPU as a job does by itself: leave --device, --isa and --pin out")
 			}
-			dev, err := o.open()
-			if err != nil {
-				return err
-			}
-			defer dev.Close()
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
-			defer stop()
 			if inJob && recompute {
 				return usagef("--in-job times the program that trains, which has no --recompute: leave one of them out")
 			}
 			if inJob {
-				rep, err := benchMachinery(ctx, model, batch, seq, o)
-				if err == nil && o.output == "json" {
-					err = writeJSON(cmd.OutOrStdout(), rep)
-				} else if err == nil {
-					fmt.Fprintln(cmd.OutOrStdout(), rep)
+				return benchInJob(cmd, model, batch, seq, o)
+			}
+			return untilSignal(cmd.Context(), func(ctx context.Context) error {
+				dev, err := o.open()
+				if err != nil {
+					return err
 				}
-				return err
-			}
-			rep, err := benchStep(ctx, dev, model, batch, seq, recompute, o)
-			if err != nil {
-				return err
-			}
-			if o.output == "json" {
-				return writeJSON(cmd.OutOrStdout(), rep)
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s (%s), batch %d, seq %d, %s, class %s\n", rep.Model, rep.Program, rep.Batch, rep.Seq, rep.Device, rep.Class)
-			fmt.Fprintf(cmd.OutOrStdout(), "%.2f ms a step: forward %.2f, backward %.2f, update %.2f\n", rep.MSPerStep,
-				rep.PhasesMS["forward"], rep.PhasesMS["backward"], rep.PhasesMS["update"])
-			if rep.PeakGFLOPS == 0 {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s tokens/s, %.1f GF/s; update at %.1f GB/s\n", siText(rep.TokensPerSecond), rep.GFLOPS, rep.UpdateGBs)
+				defer dev.Close()
+				rep, err := benchStep(ctx, dev, model, batch, seq, recompute, o)
+				if err != nil {
+					return err
+				}
+				if o.output == "json" {
+					return writeJSON(cmd.OutOrStdout(), rep)
+				}
+				rep.print(cmd.OutOrStdout())
 				return nil
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s tokens/s, %.1f GF/s, %.0f%% of the peak (%.1f), %.0f%% of the roofline\n", siText(rep.TokensPerSecond),
-				rep.GFLOPS, 100*rep.Share, rep.PeakGFLOPS, 100*rep.RooflineShare)
-			fmt.Fprintf(cmd.OutOrStdout(), "update at %.1f GB/s, triad %.1f GB/s; %s of memory at most\n", rep.UpdateGBs, rep.TriadGBs,
-				bytesText(rep.PeakMemoryBytes))
-			return nil
+			})
 		},
 	}
 	o.addFlags(cmd, 10)
 	cmd.Flags().BoolVar(&inJob, "in-job", false, "compare with the same steps in a job of one worker")
 	cmd.Flags().BoolVar(&recompute, "recompute", false, "compute activations twice instead of keeping them; the arithmetic counts once")
-	cmd.Flags().StringVar(&model, "model", "small", strings.Join(nn.GPTNames(), ", "))
+	cmd.Flags().StringVar(&model, "model", "small", strings.Join(slices.Concat(nn.GPTNames(), nn.MLPNames(), nn.CNNNames()), ", "))
 	cmd.Flags().IntVar(&batch, "batch", 4, "rows of a batch")
 	cmd.Flags().IntVar(&seq, "seq", 64, "tokens of a row; 1 for a perceptron")
 	return cmd
 }
 
+// benchInJob waits for the processes that it started, whatever the signal.
+func benchInJob(cmd *cobra.Command, model string, batch, seq int, o *computeOptions) error {
+	dev, err := o.open() // for its refusals
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	rep, err := benchMachinery(ctx, model, batch, seq, o)
+	if err != nil {
+		return err
+	}
+	if o.output == "json" {
+		return writeJSON(cmd.OutOrStdout(), rep)
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), rep)
+	return nil
+}
+
+func (r *stepReport) print(w io.Writer) {
+	fmt.Fprintf(w, "%s (%s), batch %d, seq %d, %s, class %s\n", r.Model, r.Program, r.Batch, r.Seq, r.Device, r.Class)
+	fmt.Fprintf(w, "%.2f ms a step: forward %.2f, backward %.2f, update %.2f\n", r.MSPerStep, r.PhasesMS["forward"], r.PhasesMS["backward"], r.PhasesMS["update"])
+	if r.PeakGFLOPS == 0 {
+		fmt.Fprintf(w, "%s tokens/s, %.1f GF/s; update at %.1f GB/s\n", siText(r.TokensPerSecond), r.GFLOPS, r.UpdateGBs)
+		return
+	}
+	fmt.Fprintf(w, "%s tokens/s, %.1f GF/s, %.0f%% of the peak (%.1f), %.0f%% of the roofline\n", siText(r.TokensPerSecond), r.GFLOPS, 100*r.Share,
+		r.PeakGFLOPS, 100*r.RooflineShare)
+	fmt.Fprintf(w, "update at %.1f GB/s, triad %.1f GB/s; %s of memory at most\n", r.UpdateGBs, r.TriadGBs, bytesText(r.PeakMemoryBytes))
+}
+
 func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq int, recompute bool, o *computeOptions) (*stepReport, error) {
+	cfg, err := nn.ConfigByName(name)
+	switch {
+	case err != nil:
+		seq = 1 // no GPT
+	case seq > cfg.Context:
+		return nil, usagef("--seq %d: model %s takes 1 to %d tokens", seq, name, cfg.Context)
+	}
 	model, err := nn.New(dev, name)
 	if err != nil {
 		return nil, usagef("%w", err)
-	}
-	if _, err := nn.ConfigByName(name); err != nil {
-		seq = 1 // no GPT
 	}
 	if recompute {
 		gpt, ok := model.(*nn.GPT)
@@ -225,18 +276,18 @@ func benchStep(ctx context.Context, dev kernels.Device, name string, batch, seq 
 		}
 		gpt.Recompute(true)
 	}
-	model.Init(1)
 	opt, err := nn.NewAdamW(dev, model, nn.Hyper{Schedule: nn.Schedule{Peak: 1e-4}})
 	if err != nil {
-		return nil, failf("%w", err)
+		return nil, usagef("%w", err)
 	}
+	model.Init(1)
 	noise := model.RandomBatch(batch, seq, 1)
 	phases := map[string][]int64{}
 	var whole []int64
 	var peaks []float64
 	for i := range o.warmup + o.iters {
 		if ctx.Err() != nil {
-			return nil, &exitError{exitInterrupted, fmt.Errorf("interrupted")}
+			return nil, interrupted()
 		}
 		ns, peak, err := timeStep(dev, model, opt, noise, int64(i+1), o)
 		if err != nil {

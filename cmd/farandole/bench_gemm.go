@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os/signal"
-	"syscall"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,9 +74,9 @@ that of the peak, measured in registers before every iteration, which is the sec
 			if shapes == "gpt2" {
 				list = gpt2Shapes
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
-			defer stop()
-			return benchGEMMs(ctx, cmd.OutOrStdout(), list, shapes != "", o)
+			return untilSignal(cmd.Context(), func(ctx context.Context) error {
+				return benchGEMMs(ctx, cmd.OutOrStdout(), list, shapes != "", o)
+			})
 		},
 	}
 	o.addFlags(cmd, 20)
@@ -134,6 +133,10 @@ func (r *gemmReport) print(w io.Writer) {
 const checkedRows = 4
 
 func benchGEMM(ctx context.Context, dev kernels.Device, m, n, k int, o *computeOptions) (*gemmReport, error) {
+	// What follows keeps x and w twice or three times, and the product twice.
+	if err := kernels.CheckRoom(3*(m+n)*k + 2*m*n); err != nil {
+		return nil, usagef("-m %d -n %d -k %d: %s", m, n, k, strings.TrimPrefix(err.Error(), "kernels: "))
+	}
 	r := rand.New(rand.NewPCG(1, 2))
 	x, w := make([]float32, m*k), make([]float32, n*k)
 	for _, b := range [][]float32{x, w} {
@@ -177,7 +180,7 @@ func timeLayout(ctx context.Context, dev kernels.Device, flops float64, call fun
 	var ns, peaks, shares []float64
 	for i := range o.warmup + o.iters {
 		if ctx.Err() != nil {
-			return l, &exitError{exitInterrupted, fmt.Errorf("interrupted")}
+			return l, interrupted()
 		}
 		peak := o.peak(dev, gemmPeakTime)
 		call() // the threads slept meanwhile, or computed something else

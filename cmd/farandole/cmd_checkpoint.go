@@ -127,6 +127,13 @@ func printCheckpoints(w io.Writer, d *checkpoint.Dir, infos []checkpoint.Info) {
 // stepFlag adds --step, for which -1 stands for the newest.
 func stepFlag(cmd *cobra.Command, step *int64, what string) {
 	cmd.Flags().Int64Var(step, "step", -1, "`step` of the checkpoint (default: "+what+")")
+	cmd.Flags().Lookup("step").DefValue = "0" // which help leaves out
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if *step < 0 && cmd.Flags().Changed("step") {
+			return usagef("--step wants 0 or more, not %d", *step)
+		}
+		return nil
+	}
 }
 
 // pick is the checkpoint of step, or the newest usable one.

@@ -27,12 +27,22 @@ var binaries = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	binariesDir = dir
 	cmd := exec.Command("go", "build", "-o", dir+"/", "../../cmd/farandole", "../../examples/...")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return dir, nil
 })
+
+// binariesDir is where binaries built them; empty before.
+var binariesDir string
+
+func removeBinaries() {
+	if binariesDir != "" {
+		_ = os.RemoveAll(binariesDir)
+	}
+}
 
 // e2eLimit bounds one run: a hang fails here, with the output at hand.
 const e2eLimit = 3 * time.Minute

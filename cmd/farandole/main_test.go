@@ -9,11 +9,12 @@ import (
 	"go.uber.org/goleak"
 )
 
-// leakChecked fails a test binary whose goroutines outlive its tests.
+// leakChecked fails a test binary whose goroutines outlive its tests, and leaves no binaries behind.
 type leakChecked struct{ *testing.M }
 
 func (m leakChecked) Run() int {
 	code := m.M.Run()
+	removeBinaries()
 	if err := goleak.Find(); code == 0 && err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

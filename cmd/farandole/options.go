@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -227,11 +228,10 @@ func (o *jobOptions) check(f *pflag.FlagSet, workers int) error {
 }
 
 func oneOf(flag, value string, of ...string) error {
-	for _, v := range of {
-		if v == value {
-			return nil
-		}
+	if slices.Contains(of, value) {
+		return nil
 	}
+	of = slices.DeleteFunc(slices.Clone(of), func(v string) bool { return v == "" }) // that is to leave the flag out
 	return usagef("%s wants %s, not %q", flag, strings.Join(of, " or "), value)
 }
 

@@ -30,7 +30,9 @@ func train(t *testing.T, cfg worker.Config, args ...string) (weights []float32, 
 	kept := os.Stdout
 	os.Stdout = w
 	defer func() { os.Stdout = kept }()
-	cfg.Logger = slog.New(slog.DiscardHandler)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
 	program := parse(append([]string{"--model", "tiny", "--seq", "16"}, args...))
 	err = worker.Run(context.Background(), cfg, program)
 	require.NoError(t, w.Close())
@@ -81,6 +83,17 @@ func TestLoadPrintsFromACheckpoint(t *testing.T) {
 	require.ErrorAs(t, err, &usage, "another context is another program")
 	_, _, err = train(t, worker.Config{}, "--data", path, "--load", t.TempDir())
 	require.ErrorAs(t, err, &usage)
+	require.Contains(t, usage.Reason, "it has no usable checkpoint: see `farandole checkpoint verify")
+
+	// A damaged one is named before the one before it is taken.
+	_, _, err = train(t, worker.Config{CheckpointDir: dir}, "--data", path, "--steps", "4")
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(filepath.Join(dir, "step-00000004", "part-0-of-1.safetensors"), 100))
+	log := &strings.Builder{}
+	got, _, err = train(t, worker.Config{Logger: slog.New(slog.NewTextHandler(log, nil))}, "--data", path, "--steps", "0", "--load", dir)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.Contains(t, log.String(), "step-00000004/part-0-of-1.safetensors is corrupt")
 }
 
 func TestBF16IsAClassOfItsOwn(t *testing.T) {
@@ -112,7 +125,7 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 		args []string
 		says string
 	}{
-		"unknown flag":  {[]string{"--stepz", "3"}, "stepz"},
+		"unknown flag":  {[]string{"--stepz", "3"}, "-stepz: see gpt --help"},
 		"no number":     {[]string{"--steps", "many"}, "many"},
 		"argument":      {[]string{"300"}, "no flag"},
 		"model":         {[]string{"--model", "gpt9"}, "gpt2-124m"},
@@ -122,6 +135,10 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 		"steps":         {[]string{"--steps", "-1"}, "negative"},
 		"rate":          {[]string{"--lr", "0"}, "--lr"},
 		"rate NaN":      {[]string{"--lr", "NaN"}, "--lr"},
+		"rate Inf":      {[]string{"--lr", "inf"}, "--lr +Inf: the learning rate must be positive and finite"},
+		"threads":       {[]string{"--threads", "100000"}, "--threads 100000: use 0 for all processors, or a number up to 4096"},
+		"no directory":  {[]string{"--load", path + "none"}, "there is no such directory: name one that a job had as --checkpoint-dir"},
+		"a file":        {[]string{"--load", path}, "it is no directory: name the one that has the step-… directories in it"},
 		"precision":     {[]string{"--precision", "fp8"}, "not known"},
 		"products":      {[]string{"--products", "mkl"}, "not known"},
 		"no library":    {[]string{"--device", "cpu", "--precision", "bf16", "--products", "cublaslt"}, "--products cublaslt: a CPU has only products own"},

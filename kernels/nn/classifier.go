@@ -21,6 +21,7 @@ type classifier struct {
 	computed bool
 
 	in, losses, sum kernels.Buffer // [rows, inputs], [rows], [1]
+	host            scalar         // the sum's value
 	logits          kernels.Buffer // [rows, classes]; after Forward their gradient
 	targets         kernels.Ints   // [rows]
 }
@@ -113,7 +114,7 @@ func (m *classifier) Loss() (float64, error) {
 	if !m.computed {
 		panic("nn: Loss without a Forward")
 	}
-	return scalar(m.dev, m.sum)
+	return m.host.of(m.dev, m.sum)
 }
 
 // Classify gives the most likely class of each of len(dst) inputs.

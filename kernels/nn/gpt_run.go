@@ -24,6 +24,7 @@ type gptRun struct {
 	logits   kernels.Buffer // [headRows, vocab]: of one part of the positions
 	losses   kernels.Buffer // [bt]
 	sum      kernels.Buffer // [1]
+	host     scalar         // the sum's value
 	branch   kernels.Buffer // [bt, c]: what a layer's half adds to the residual stream
 	norm     kernels.Buffer // [bt, c]: the output of a layer's norm; backward computes it again
 	gelu     kernels.Buffer // [bt, 4c]: the same of GELU
@@ -270,5 +271,5 @@ func (m *GPT) Loss() (float64, error) {
 	if !m.run.computed {
 		panic("nn: Loss without a Forward")
 	}
-	return scalar(m.dev, m.run.sum)
+	return m.run.host.of(m.dev, m.run.sum)
 }

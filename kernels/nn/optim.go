@@ -54,6 +54,7 @@ type AdamW struct {
 	hyper  Hyper
 	m, v   kernels.Buffer
 	square kernels.Buffer // [1]
+	host   scalar         // its value
 	groups []group
 }
 
@@ -112,7 +113,7 @@ func (o *AdamW) Moments() (m, v kernels.Buffer) { return o.m, o.v }
 // (1 for the first). It gives the gradient's norm before clipping. The gradient stays as it is.
 func (o *AdamW) Update(step int64) (norm float64, err error) {
 	o.dev.SquareSum(o.square, o.model.GradBuffer())
-	squares, err := scalar(o.dev, o.square)
+	squares, err := o.host.of(o.dev, o.square)
 	if err != nil {
 		return 0, err
 	}
@@ -152,11 +153,13 @@ func (o *AdamW) notFinite(step int64) error {
 	return fmt.Errorf("nn: step %d: %w: the norm overflows; a lower learning rate often helps", step, ErrNotFinite)
 }
 
-// scalar waits for the device and reads one value.
-func scalar(dev kernels.Device, x kernels.Buffer) (float64, error) {
-	var out [1]float32
-	if err := dev.Download(out[:], x); err != nil {
+// scalar is room for one value of a device: a variable would be allocated by every call.
+type scalar [1]float32
+
+// of waits for the device and reads x.
+func (s *scalar) of(dev kernels.Device, x kernels.Buffer) (float64, error) {
+	if err := dev.Download(s[:], x); err != nil {
 		return 0, err
 	}
-	return float64(out[0]), nil
+	return float64(s[0]), nil
 }

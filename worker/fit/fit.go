@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"slices"
 	"strings"
 
@@ -81,11 +83,11 @@ func (p *Program) LargestShard() int {
 // program's name, so that a checkpoint is not continued on other data; tokens are those of one sample, if any.
 func (p *Program) Attach(ctx context.Context, s *worker.Session, model nn.Model, hyper nn.Hyper, floor float64, dataName string, tokens int64) (err error) {
 	p.Model = model
-	model.Init(p.Seed)
 	hyper.Schedule = nn.Schedule{Peak: p.LR, Floor: p.LR * floor, Warmup: min(p.Warmup, p.Steps/2), Steps: p.Steps}
 	if p.Optim, err = nn.NewAdamW(p.Dev, model, hyper); err != nil {
 		return err
 	}
+	model.Init(p.Seed) // now that all the memory is there: large models take long
 	name := model.Program() + " on " + dataName
 	s.Plan(worker.Plan{
 		Steps: p.Steps, Shards: p.Shards, Seed: p.Seed, SamplesPerStep: p.Batch, TokensPerStep: p.Batch * tokens,
@@ -123,17 +125,36 @@ func (p *Program) Attach(ctx context.Context, s *worker.Session, model nn.Model,
 	if p.Load == "" {
 		return nil
 	}
-	dir, err := checkpoint.Open(p.Load, false)
-	if err == nil {
-		_, _, err = dir.LoadLatest(ctx, name, tensors)
-	}
-	if err != nil {
+	if err := p.loadCheckpoint(ctx, s.Logger(), name, tensors); err != nil {
 		return &worker.UsageError{Reason: fmt.Sprintf("--load %s: %v", p.Load, err)}
 	}
 	if remote {
 		return copies.PushState()
 	}
 	return nil
+}
+
+// loadCheckpoint fills tensors from the newest good checkpoint that the flags name, and tells the log of newer ones.
+func (p *Program) loadCheckpoint(ctx context.Context, log *slog.Logger, program string, tensors []checkpoint.Tensor) error {
+	switch st, err := os.Stat(p.Load); {
+	case errors.Is(err, os.ErrNotExist):
+		return errors.New("there is no such directory: name one that a job had as --checkpoint-dir")
+	case err == nil && !st.IsDir():
+		return errors.New("it is no directory: name the one that has the step-… directories in it")
+	}
+	dir, err := checkpoint.Open(p.Load, false)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	_, skipped, err := dir.LoadLatest(ctx, program, tensors)
+	for _, damage := range skipped {
+		log.Warn("checkpoint not usable, looking for the one before it", "err", damage)
+	}
+	if errors.Is(err, checkpoint.ErrNone) {
+		return fmt.Errorf("it has no usable checkpoint: see `farandole checkpoint verify %s`", p.Load)
+	}
+	return err
 }
 
 // IDs are the shard's samples; valid until the next call.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -61,7 +62,7 @@ func (p *Program) Parse(f *flag.FlagSet, args []string, check func() error) {
 		f.Usage()
 		os.Exit(0)
 	case err != nil:
-		p.mistake = err
+		p.mistake = fmt.Errorf("%w: see %s --help", err, f.Name())
 		return
 	case f.NArg() > 0:
 		p.mistake = fmt.Errorf("%q is no flag: see %s --help", f.Arg(0), f.Name())
@@ -76,8 +77,8 @@ func (o *Options) check() error {
 	switch {
 	case o.Steps < 0 || o.Warmup < 0 || o.Threads < 0:
 		return errors.New("--steps, --warmup and --threads cannot be negative")
-	case !(o.LR > 0):
-		return fmt.Errorf("--lr %v: the learning rate must be positive", o.LR)
+	case !(o.LR > 0) || math.IsInf(o.LR, 1):
+		return fmt.Errorf("--lr %v: the learning rate must be positive and finite", o.LR)
 	case o.Products != "" && !slices.Contains(kernels.AllProducts(), o.Products):
 		return fmt.Errorf("--products %q is not known: use one of %s", o.Products, strings.Join(kernels.AllProducts(), ", "))
 	case o.Precision != kernels.ClassF32 && o.Precision != kernels.ClassBF16:
