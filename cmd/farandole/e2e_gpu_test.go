@@ -107,7 +107,7 @@ func TestE2EGPUsRoundTheTree(t *testing.T) {
 	require.Zero(t, alone.code, "%s", alone.out)
 	for apart, says := range map[string]string{
 		"-1": "gradients are reduced in the memory of GPUs",
-		"1": "NCCL would send all 32 bits of a value, where --wire bf16 asks for 16",
+		"1":  "NCCL would send all 32 bits of a value, where --wire bf16 asks for 16",
 	} {
 		t.Run(apart, func(t *testing.T) {
 			t.Setenv("FARANDOLE_EMULATOR_ALONE", apart)
