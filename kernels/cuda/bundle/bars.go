@@ -30,7 +30,8 @@ func (r *report) bars() []bar {
 	list := []bar{
 		r.check("the suite is green on the real driver", "suite"),
 		r.check("f32: the CPU's bits, kernel by kernel and after steps", "hashes"),
-		r.check("f32: two processes on one GPU, one killed, give the CPU's weights (through the host; CUDA IPC does not exist)", "training"),
+		r.check("f32: two processes on one GPU, one killed, give the CPU's weights", "training"),
+		r.inMemory(),
 		r.check("bf16: two processes on one GPU, one killed, give the weights of one alone", "training-bf16"),
 	}
 	bf16, compiled := r.Figures[stepName("bf16", s.large)], r.Figures[torchName("bf16", true, s.large)]
@@ -87,6 +88,15 @@ func (r *report) check(what, name string) bar {
 		return b
 	}
 	return bar{Bar: what, Verdict: empty}
+}
+
+// inMemory is the bar for where the gradients of part training were reduced.
+func (r *report) inMemory() bar {
+	b := r.check("the same: their gradients are reduced in the GPU's memory, by CUDA IPC, in every generation", "training")
+	if b.Verdict == passed && !strings.Contains(b.Figure, inGPUMemory) {
+		b.Verdict = missed
+	}
+	return b
 }
 
 // least is a bar for a figure, 0 if there is none.

@@ -244,12 +244,15 @@ func training(ctx context.Context, b *bench, r *report) result {
 	if len(failures) > 0 {
 		return failing(failures...)
 	}
-	where := "in the GPU's memory"
-	if strings.Contains(output, "by way of the host") {
-		where = "by way of the host, at least at times: the log says why"
+	where := "by way of the host, at least at times: the log says why"
+	if strings.Contains(output, "gradients are reduced in the memory of GPUs") && !strings.Contains(output, "by way of the host") {
+		where = inGPUMemory
 	}
 	return pass("weights %.12s… as on the CPU, %d generations, gradients reduced %s", expected[key], generations, where)
 }
+
+// inGPUMemory is what training's note says of gradients that no generation brought to the host.
+const inGPUMemory = "in the GPU's memory"
 
 // trainingBF16 compares a job of two workers, of which one is killed, with one of a single worker on the same GPU: the CPU has other bits.
 func trainingBF16(ctx context.Context, b *bench, r *report) result {

@@ -253,6 +253,12 @@ func TestBars(t *testing.T) {
 	require.Equal(t, "pass 1.3 %", verdict("additions"))
 	require.Equal(t, "fail 2 passed, 1 failed", verdict("suite"))
 	require.Equal(t, "pass all", verdict("kernel by kernel"))
+	require.Equal(t, "empty ", verdict("CUDA IPC"))
+	r.Parts = append(r.Parts, result{Name: "training", Verdict: passed, Note: "the CPU's weights, gradients reduced by way of the host, at least at times"})
+	require.Equal(t, "pass the CPU's weights, gradients reduced by way of the host, at least at times", verdict("two processes on one GPU"))
+	require.Equal(t, "miss the CPU's weights, gradients reduced by way of the host, at least at times", verdict("CUDA IPC"))
+	r.Parts[2].Note = "the CPU's weights, gradients reduced " + inGPUMemory
+	require.Equal(t, "pass the CPU's weights, gradients reduced in the GPU's memory", verdict("CUDA IPC"))
 	r.Emulated = true
 	require.Equal(t, "empty emulated", verdict("600000 tokens/s"))
 	require.Equal(t, "empty emulated: all", verdict("kernel by kernel"))
