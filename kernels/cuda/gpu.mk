@@ -67,7 +67,7 @@ $(GPU)/emulator/libnccl.so.2: $(EMULATOR)/nccl.cc $(EMULATOR)/driver_library.h $
 	@mkdir -p $(@D)
 	$(CXX) $(EMULATOR_FLAGS) -shared $< -o $@ -ldl -lpthread
 
-# No test that needs the emulator may be skipped then.
+# No test that needs the emulator may be skipped then. What the tag does not change, race has tested.
 WITH_EMULATOR := $(WITH_CUDA) LD_LIBRARY_PATH=$(GPU)/emulator FARANDOLE_TEST_EMULATOR=1
 
 .PHONY: test-cuda
@@ -76,7 +76,7 @@ test-cuda: $(GPU)/emulator/libcuda.so.1 $(GPU)/emulator/libcublasLt.so.13 $(GPU)
 	$(WITH_EMULATOR) go test -race -timeout $(TEST_TIMEOUT) ./kernels/cuda/...
 	FARANDOLE_EMULATOR_LAZY=1 $(WITH_EMULATOR) go test -timeout $(TEST_TIMEOUT) ./kernels/cuda/... ./kernels/nn -run 'GPU|Conformance|Bits'
 	$(WITH_EMULATOR) go test -timeout $(TEST_TIMEOUT) ./kernels/cuda -run '^$$' -bench . -benchtime 1x -gpu.tiny
-	$(WITH_EMULATOR) go test -race -short -timeout $(TEST_TIMEOUT) ./kernels/nn ./worker/... ./examples/...
+	$(WITH_EMULATOR) go test -race -short -timeout $(TEST_TIMEOUT) ./kernels/nn ./worker/... ./cmd/... ./examples/...
 	$(WITH_EMULATOR) go test -count=1 -timeout $(TEST_TIMEOUT) ./cmd/farandole -run 'GPU'
 	CGO_CFLAGS="-O1 -I$(CURDIR)/kernels/cuda/compat -I$(HEADERS_13)" CGO_ENABLED=1 go build -tags cuda ./kernels/cuda/...
 
