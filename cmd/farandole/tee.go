@@ -28,6 +28,9 @@ func parseTee(s string) (teeRule, error) {
 		if !ok || err1 != nil || err2 != nil || k < 0 || v < 0 || v > 3 {
 			return teeRule{}, bad
 		}
+		if _, twice := r.byLocal[k]; twice {
+			return teeRule{}, usagef("--tee %s has worker %d twice: leave one out", s, k)
+		}
 		r.byLocal[k] = v
 	}
 	return r, nil

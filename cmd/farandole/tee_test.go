@@ -22,6 +22,7 @@ func TestTee(t *testing.T) {
 		_, err := parseTee(bad)
 		require.Error(t, err, bad)
 	}
+	require.Equal(t, "--tee 0:3,0:1 has worker 0 twice: leave one out", bad(parseTee("0:3,0:1")))
 	require.True(t, strings.Contains(bad(parseTee("9")), "not \"9\""))
 }
 

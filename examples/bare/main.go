@@ -20,6 +20,10 @@ func main() {
 	shards := flag.Int("shards", 8, "logical shards of a step; the largest world size")
 	seed := flag.Uint64("seed", 1, "of the samples")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "bare does not know what to do with %q: see bare --help\n", flag.Arg(0))
+		os.Exit(2)
+	}
 	err := train(context.Background(), *steps, *shards, *seed)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
