@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "test.h"
 
 using namespace test;
@@ -17,6 +19,22 @@ void each_length(dice& r, F f) {
   }
 }
 
+// The float between the bfloat16 below x and the next one.
+float halfway(float x) {
+  uint32_t u;
+  memcpy(&u, &x, sizeof u);
+  u = (u & 0xffff0000u) | 0x8000u;
+  memcpy(&x, &u, sizeof x);
+  return x;
+}
+
+// y = x, rounded to bfloat16.
+void round_all(const floats& y, const floats& x) {
+  std::vector<uint16_t> halves(x.size());
+  cpu->encode_bf16(halves.data(), x.get(), static_cast<long>(x.size()));
+  cpu->decode_bf16(y.get(), halves.data(), static_cast<long>(x.size()));
+}
+
 TEST(add) {
   each_length(r, [&](size_t n, bool misplace) {
     const floats a = sprinkle(r, normal(r, n)), b = sprinkle(r, normal(r, n, misplace));
@@ -26,12 +44,12 @@ TEST(add) {
     same("add", want, got);
     launch("add", elements(n).grid, elements(n).block, 0, a.get(), a.get(), b.get(), static_cast<long long>(n));
     same("add in place", want, a);
-    const floats p = normal(r, n, odd), q = normal(r, n, odd), rounded(n), both(n);
-    for (size_t i = 0; i < n; i++) {
-      if (i % 3 == 0) p[i] = float_of((bits_of(p[i]) & 0xffff0000u) | 0x8000u);  // halfway between two bfloat16
-      rounded[i] = float_of(round_bf16(p[i]));
-      both[i] = float_of(round_bf16(rounded[i] + float_of(round_bf16(q[i]))));
-    }
+    const floats p = sprinkle(r, normal(r, n, misplace)), q = sprinkle(r, normal(r, n)), rounded(n), other(n), both(n);
+    for (size_t i = 0; i < n; i += 3) p[i] = halfway(p[i]);
+    round_all(rounded, p);
+    round_all(other, q);
+    cpu->add(both.get(), rounded.get(), other.get(), static_cast<long>(n));
+    round_all(both, both);
     launch("add_rounded", elements(n).grid, elements(n).block, 0, got.get(), p.get(), (float*)nullptr, static_cast<long long>(n));
     same("add_rounded of one", rounded, got);
     launch("add_rounded", elements(n).grid, elements(n).block, 0, p.get(), p.get(), q.get(), static_cast<long long>(n));
