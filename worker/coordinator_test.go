@@ -39,6 +39,7 @@ type fakeCoordinator struct {
 	applied  map[elastic.MemberID]elastic.Step // by heartbeat
 	devices  map[elastic.MemberID]*pb.DeviceReading
 	ended    *elastic.Ended
+	frozen   elastic.MemberID // whose process says nothing any more
 	changed  chan struct{}
 	start    chan struct{} // closed with the first view of policy.Start workers: no gradient is computed before
 }
@@ -124,6 +125,14 @@ func (c *fakeCoordinator) feed(e elastic.Event) {
 	c.feedLocked(e)
 }
 
+// freeze makes a worker lost, which does not attach again: its process is what is frozen, not its training alone.
+func (c *fakeCoordinator) freeze(id elastic.MemberID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.frozen = id
+	c.feedLocked(elastic.Lost{ID: id, Reason: "frozen"})
+}
+
 func (c *fakeCoordinator) feedLocked(e elastic.Event) {
 	for _, a := range c.state.Step(time.Since(c.began), e) {
 		switch a := a.(type) {
@@ -187,6 +196,11 @@ func (c *fakeCoordinator) Attach(stream pb.Coordinator_AttachServer) error {
 	a := &attached{out: make(chan *pb.WorkerCommand, 256), end: make(chan struct{})}
 	a.out <- &pb.WorkerCommand{Of: &pb.WorkerCommand_Welcome{Welcome: &pb.Welcome{LivenessNanos: int64(c.policy.Liveness)}}}
 	c.mu.Lock()
+	if id == c.frozen {
+		c.mu.Unlock()
+		<-stream.Context().Done()
+		return nil
+	}
 	if old := c.streams[id]; old != nil {
 		close(old.end)
 	}

@@ -309,7 +309,7 @@ func TestResidentFreeze(t *testing.T) {
 				if i == 1 {
 					l.shared.onSync = func(n int) {
 						if n == 40 {
-							c.feed(elastic.Lost{ID: procs[1].id, Reason: "frozen"})
+							c.freeze(procs[1].id)
 							<-thaw
 						}
 					}
