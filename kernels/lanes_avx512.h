@@ -157,4 +157,8 @@ static inline void transpose(float* restrict d, long dd, const float* restrict s
   for (int i = 0; i < 16; i++) _mm512_storeu_ps(d + i * dd, r[i]);
 }
 
+#ifdef __linux__
+#define LANES_TILES  // tile_avx512.S has tiles for float32
+#endif
+
 #define vf_chain vf_fma  // in a tile; AVX2 has another

@@ -22,6 +22,12 @@ static ahead ahead_of(const float* src, long ri, long rk, long rows, long n) {
   return (ahead){p, p, lines, lines, (rk == 1 ? ri : rk) * (long)sizeof(float), count * lines};
 }
 
+// ahead_packed walks over n packed values of width floats each.
+static ahead ahead_packed(const float* src, long width, long n) {
+  const long lines = (width * n + 15) / 16;
+  return (ahead){(const char*)src, (const char*)src, lines, lines, 0, lines};
+}
+
 static inline void ahead_next(ahead* h) {
   if (h->left <= 0) return;
   h->left--;
@@ -226,12 +232,13 @@ static void op_matmul_pack_columns(const matmul_args* t, float* dst, long k0, lo
   }
 }
 
+// FAR is the values after which rows are so far apart that each needs a page of its own for every block: they are packed, which fewer tiles read.
 // WAY is the bytes after which addresses share a place in the first cache, ROOM how many of a tile's rows may: it has eight places.
-enum { WAY = 4096, ROOM = 6 };
+enum { FAR = 16384, WAY = 4096, ROOM = 6 };
 
 static int rows_in_place(const matmul_args* t) {
   const long step = t->ai * (long)sizeof(float), apart = min_long(WAY, step & -step);
-  return products[t->product].in_place && t->ak == 1 && apart > 0 && MR * apart <= ROOM * WAY;
+  return products[t->product].in_place && t->ak == 1 && t->ai < FAR && apart > 0 && MR * apart <= ROOM * WAY;
 }
 
 // SECOND is the bytes of a second cache. A block of a panel has a place there for each of its rows unless they are too far apart.
@@ -264,12 +271,97 @@ static inline block block_at(const matmul_args* t, long k, long k1) {
   return (block){f, k, kc, depth(f, kc), k > 0 || t->accumulate ? TILE_ADD : TILE_SET, with_bias ? t->bias : 0};
 }
 
-// block_tile computes a tile from packed rows, or without them from the rows themselves, and a panel whose rows are bs values apart.
+// walk is an ahead of eight lines a time, so that it costs a tile in assembly little.
+typedef struct {
+  const char *p, *row;
+  long here, each, step, left;
+} walk;
+
+// fetches is what tiles prefetch: of what will be packed, and in assembly of the next tile's rows or panel as well.
+typedef struct {
+  ahead next;
+  walk walks[2];
+} fetches;
+
+static walk walk_of(ahead h, long lines) {
+  const long rows = h.lines > 0 ? h.left / h.lines : 0, each = (h.lines + lines - 1) / lines;
+  return (walk){h.p, h.row, each, each, h.step, rows * each};
+}
+
+static void fetch_next(fetches* f, ahead h) {
+  f->next = h;
+  f->walks[0] = walk_of(h, 4);
+}
+
+static void fetch_tile(fetches* f, ahead h) { f->walks[1] = walk_of(h, 8); }
+
+#ifdef LANES_TILES
+// tile_args are what a tile in assembly computes from: see the arguments of tile_fn. The panel is packed, unless the tile shall pack it into keep.
+typedef struct {
+  const float* a;
+  long ai;
+  const float* b;
+  long bs;
+  float* keep;
+  long depth;
+  float* c;
+  long ldc, cols;
+  const float* bias;
+  long add;
+  walk* walks;
+} tile_args;
+
+#define TILE_DECLARE(rows)                                  \
+  extern void farandole_packed_##rows(const tile_args*);      \
+  extern void farandole_packed_keep_##rows(const tile_args*); \
+  extern void farandole_placed_##rows(const tile_args*);      \
+  extern void farandole_placed_keep_##rows(const tile_args*);
+TILE_SIZES(TILE_DECLARE)
+#define TILE_PACKED(rows) farandole_packed_##rows,
+#define TILE_PACKED_KEEP(rows) farandole_packed_keep_##rows,
+#define TILE_PLACED(rows) farandole_placed_##rows,
+#define TILE_PLACED_KEEP(rows) farandole_placed_keep_##rows,
+static void (*const assembled[2][2][MR + 1])(const tile_args*) = {
+    {{0, TILE_SIZES(TILE_PACKED)}, {0, TILE_SIZES(TILE_PACKED_KEEP)}},
+    {{0, TILE_SIZES(TILE_PLACED)}, {0, TILE_SIZES(TILE_PLACED_KEEP)}},
+};
+#endif
+
+// can_keep says whether a tile can pack the panels that it reads.
+static inline int can_keep(const matmul_args* t) {
+#ifdef LANES_TILES
+  return t->product == PRODUCT_F32 && t->bj == 1;
+#else
+  (void)t;
+  return 0;
+#endif
+}
+
+// block_tile computes a tile from packed rows, or without them from the rows themselves, and a panel whose rows are bs values apart, which it packs
+// into keep if there is one.
 static inline void block_tile(const matmul_args* t, const block* b, const float* packed, const float* panel, long bs, long i, long rows,
-                              long j, ahead* next) {
+                              long j, float* keep, fetches* f) {
+  const float* a = packed ? packed : t->a + i * t->ai + b->k;
+  float* c = t->c + i * t->n + j;
+  const long cols = min_long(PANEL, t->n - j);
+  const float* bias = b->bias ? b->bias + j : 0;
+#ifdef LANES_TILES
+  if (t->product == PRODUCT_F32 && (keep || bs == PANEL)) {
+    const tile_args args = {a, t->ai, panel, bs, keep, b->depth, c, t->n, cols, bias, b->mode == TILE_ADD, f->walks};
+    assembled[packed == 0][keep != 0][rows](&args);
+    return;
+  }
+#endif
   const tile_fn tile = (packed ? b->f->tiles : b->f->in_place)[rows];
-  tile(packed ? packed : t->a + i * t->ai + b->k, t->ai, panel, bs, b->depth, t->c + i * t->n + j, t->n, min_long(PANEL, t->n - j),
-       b->mode, b->bias ? b->bias + j : 0, next);
+  tile(a, t->ai, panel, bs, b->depth, c, t->n, cols, b->mode, bias, &f->next);
+}
+
+// ahead_rows walks over tile r of a block of k, where block_tile will read it; packed has the rows of block b.
+static inline ahead ahead_rows(const matmul_args* t, const block* b, const float* packed, long r, long k) {
+  const long i = tile_row(t->m, r), rows = tile_row(t->m, r + 1) - i;
+  if (!packed) return ahead_of(t->a + i * t->ai + k, t->ai, 1, rows, b->kc);
+  if (k == b->k) return ahead_packed(packed + i * b->depth, rows, b->depth);
+  return k > b->k ? ahead_packed(packed + t->m * b->depth, rows, b->depth) : (ahead){0};
 }
 
 static void op_matmul_columns(const matmul_args* t, const float* packed, float* work, long k0, long k1, long p0, long p1,
@@ -280,24 +372,29 @@ static void op_matmul_columns(const matmul_args* t, const float* packed, float* 
   const long count = (t->m + MR - 1) / MR, j0 = p0 * PANEL, j1 = min_long(p1 * PANEL, t->n);
   const long later = soon < 0 ? 0 : min_long(soon * PANEL, t->n);
   const int there = panels_in_place(t, p1);
+  // The first tile packs the whole panels, where it reads their rows as they are.
+  const long kept = there || !can_keep(t) ? j0 : j0 + (j1 - j0) / PANEL * PANEL;
   for (long k = k0; k < k1; k += BLOCK_K) {
     block b = block_at(t, k, k1);
-    ahead next = {0};
-    for (long j = j0; j < j1 && !there; j += PANEL) {
+    fetches f = {0};
+    for (long j = kept; j < j1 && !there; j += PANEL) {
       b.f->pack_panel(work + (j - j0) * b.depth, t->b + j * t->bj + k * t->bk, t->bj, t->bk, min_long(PANEL, t->n - j), PANEL,
-                      b.kc, &next);
+                      b.kc, &f.next);
     }
     if (k + b.kc < k1) {
-      next = ahead_of(t->b + j0 * t->bj + (k + b.kc) * t->bk, t->bj, t->bk, j1 - j0, min_long(BLOCK_K, k1 - k - b.kc));
+      fetch_next(&f, ahead_of(t->b + j0 * t->bj + (k + b.kc) * t->bk, t->bj, t->bk, j1 - j0, min_long(BLOCK_K, k1 - k - b.kc)));
     } else if (soon >= 0 && later < t->n) {
-      next = ahead_of(t->b + later * t->bj + k0 * t->bk, t->bj, t->bk, min_long(j1 - j0, t->n - later),
-                      min_long(BLOCK_K, k1 - k0));
+      fetch_next(&f, ahead_of(t->b + later * t->bj + k0 * t->bk, t->bj, t->bk, min_long(j1 - j0, t->n - later),
+                      min_long(BLOCK_K, k1 - k0)));
     }
     for (long r = 0; r < count; r++) {
       long i = tile_row(t->m, r), rows = tile_row(t->m, r + 1) - i;
+      fetch_tile(&f, ahead_rows(t, &b, packed, r + 1 < count ? r + 1 : 0, r + 1 < count ? k : k + b.kc < k1 ? k + b.kc : k0));
       for (long j = j0; j < j1; j += PANEL) {
-        const float* panel = there ? t->b + j + k * t->bk : work + (j - j0) * b.depth;
-        block_tile(t, &b, packed ? packed + i * b.depth : 0, panel, there ? t->bk : PANEL, i, rows, j, &next);
+        float* own = work + (j - j0) * b.depth;
+        const int keep = r == 0 && j < kept, where = there || keep;
+        block_tile(t, &b, packed ? packed + i * b.depth : 0, where ? t->b + j + k * t->bk : own, where ? t->bk : PANEL, i, rows, j,
+                   keep ? own : 0, &f);
       }
     }
     if (packed) packed += t->m * b.depth;
@@ -313,23 +410,24 @@ static void op_matmul_rows(const matmul_args* t, const float* packed, float* wor
   const long later = soon < 0 ? t->m : min_long(t->m, tile_row(t->m, soon));
   for (long k = k0; k < k1; k += BLOCK_K) {
     block b = block_at(t, k, k1);
-    ahead next = {0};
+    fetches f = {0};
     for (long r = r0; r < r1; r++) {
       long i = tile_row(t->m, r);
       b.f->pack_tile(work + (i - i0) * b.depth, t->a + i * t->ai + k * t->ak, t->ai, t->ak, tile_row(t->m, r + 1) - i, b.kc,
-                     &next);
+                     &f.next);
     }
     if (k + b.kc < k1) {
-      next = ahead_of(t->a + i0 * t->ai + (k + b.kc) * t->ak, t->ai, t->ak, i1 - i0, min_long(BLOCK_K, k1 - k - b.kc));
+      fetch_next(&f, ahead_of(t->a + i0 * t->ai + (k + b.kc) * t->ak, t->ai, t->ak, i1 - i0, min_long(BLOCK_K, k1 - k - b.kc)));
     } else if (later < t->m) {
-      next = ahead_of(t->a + later * t->ai + k0 * t->ak, t->ai, t->ak, min_long(i1 - i0, t->m - later),
-                      min_long(BLOCK_K, k1 - k0));
+      fetch_next(&f, ahead_of(t->a + later * t->ai + k0 * t->ak, t->ai, t->ak, min_long(i1 - i0, t->m - later),
+                      min_long(BLOCK_K, k1 - k0)));
     }
     for (long j = 0; j < t->n; j += PANEL) {
+      if (packed) fetch_tile(&f, ahead_packed(packed + (j + PANEL) * b.depth, PANEL, b.depth));
       for (long r = r0; r < r1; r++) {
         long i = tile_row(t->m, r);
         const float* panel = packed ? packed + j * b.depth : t->b + j + k * t->bk;
-        block_tile(t, &b, work + (i - i0) * b.depth, panel, packed ? PANEL : t->bk, i, tile_row(t->m, r + 1) - i, j, &next);
+        block_tile(t, &b, work + (i - i0) * b.depth, panel, packed ? PANEL : t->bk, i, tile_row(t->m, r + 1) - i, j, 0, &f);
       }
     }
     if (packed) packed += whole_panels(t->n) * b.depth;
