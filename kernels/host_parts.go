@@ -8,10 +8,18 @@ const minPartWork = 32 << 10
 // fewer save what every part repeats.
 const partsPerThread = 4
 
+// maxPartWork bounds the parts of a large task, so that nobody waits long for the last one: a million elements take about a millisecond.
+const maxPartWork = 1 << 20
+
 // partsFor is into how many parts to cut a task of the given work along a dimension of length values;
 // no part is shorter than Lanes.
 func (d *hostDevice) partsFor(work, length int) int {
-	parts := min(work/d.minPartWork, d.pool.threads*partsPerThread, (length+Lanes-1)/Lanes, maxParts)
+	return d.partsUpTo(max(d.pool.threads*partsPerThread, work/maxPartWork), work, length)
+}
+
+// partsUpTo is the same with at most the given number of parts.
+func (d *hostDevice) partsUpTo(most, work, length int) int {
+	parts := min(work/d.minPartWork, most, (length+Lanes-1)/Lanes, maxParts)
 	if d.pool.threads == 1 || parts <= 1 {
 		return 1
 	}
@@ -63,9 +71,15 @@ type elementTask struct {
 func (d *hostDevice) elements(t elementTask) {
 	t.engine = d.engine
 	d.tasks.element = t
-	if n := len(t.out); n > 0 {
-		d.pool.run(&d.tasks.element, d.partsFor(n, n))
+	n := len(t.out)
+	if n == 0 {
+		return
 	}
+	parts := d.partsFor(n, n)
+	if t.op == opZero {
+		parts = d.partsUpTo(d.pool.threads*partsPerThread, n, n) // clear stores past the caches in large parts alone
+	}
+	d.pool.run(&d.tasks.element, parts)
 }
 
 func (t *elementTask) run(i, n int) {

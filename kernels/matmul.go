@@ -50,8 +50,8 @@ const maxBite = 4
 // packsPerThread is into how many units for each thread a stretch's packing is cut.
 const packsPerThread = 2
 
-// sharedFloats bounds one stretch of the shared side: 8 MiB, what stays in the last cache.
-const sharedFloats = 2 << 20
+// sharedFloats bounds one stretch of the shared side: 768 KiB, what stays in a second cache while a thread computes with it.
+const sharedFloats = 196608
 
 // maxStretches is how many a product may have, so that a set's phases can be counted: a stretch has two, and column sums come after two products.
 const maxStretches = (maxPhases - 1) / (2 * len(matmulSet{}.products))
