@@ -158,7 +158,7 @@ static inline void transpose(float* restrict d, long dd, const float* restrict s
 }
 
 #ifdef __linux__
-#define LANES_TILES  // tile_avx512.S has tiles for float32
+#define LANES_TILES  // tile_avx512_amd64.S has tiles for float32
 #endif
 
 #define vf_chain vf_fma  // in a tile; AVX2 has another

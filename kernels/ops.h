@@ -2,6 +2,7 @@
 #ifndef FARANDOLE_OPS_H
 #define FARANDOLE_OPS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 enum { LANE_COUNT = 16, BLOCK_K = 256, BLOCK_SUM = 4096 };

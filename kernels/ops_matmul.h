@@ -4,45 +4,12 @@
 // tile is idle. Columns are cut into panels of PANEL. For each canonical block of k a tile's part of A is packed as [k][rows]
 // and a panel's part of B as [k][PANEL], padded with zeros. One side is packed whole, by all threads together, and shared; each
 // thread packs the pieces of the other side that it computes. A tile's accumulators hold one whole chain each, so packing,
-// grouping and threads cannot change a bit.
+// grouping and threads cannot change a bit. Where there are tiles in assembly, the first one of a block packs the panel.
 
 // PANEL is the columns of a panel, AHEAD_STEP after how many terms a tile prefetches a line.
 enum { PANEL = 16 * NV, AHEAD_STEP = 4 };
 
-// ahead walks over the cache lines that will be packed next, a few for every tile or packed row, so that packing does not wait
-// for memory: rows of lines 64-byte lines each, step bytes apart.
-typedef struct {
-  const char *p, *row;
-  long line, lines, step, left;
-} ahead;
-
-static ahead ahead_of(const float* src, long ri, long rk, long rows, long n) {
-  long count = rk == 1 ? rows : n, length = rk == 1 ? n : rows, lines = (length + 15) / 16;
-  const char* p = (const char*)src;
-  return (ahead){p, p, lines, lines, (rk == 1 ? ri : rk) * (long)sizeof(float), count * lines};
-}
-
-// ahead_packed walks over n packed values of width floats each.
-static ahead ahead_packed(const float* src, long width, long n) {
-  const long lines = (width * n + 15) / 16;
-  return (ahead){(const char*)src, (const char*)src, lines, lines, 0, lines};
-}
-
-static inline void ahead_next(ahead* h) {
-  if (h->left <= 0) return;
-  h->left--;
-  __builtin_prefetch(h->p, 0, 2);
-  h->p += 64;
-  if (--h->line == 0) {
-    h->line = h->lines;
-    h->p = h->row += h->step;
-  }
-}
-
-static inline void ahead_lines(ahead* h, long lines) {
-  if (h->left <= 0) return;
-  for (long i = 0; i < lines; i++) ahead_next(h);
-}
+#include "ops_matmul_fetch.h"
 
 // pack_panel has room for full vectors: width is a multiple of 16.
 // dst[k·width + i] = element k of row i, for rows rows and n values of k; element k of row i is at
@@ -271,30 +238,6 @@ static inline block block_at(const matmul_args* t, long k, long k1) {
   return (block){f, k, kc, depth(f, kc), k > 0 || t->accumulate ? TILE_ADD : TILE_SET, with_bias ? t->bias : 0};
 }
 
-// walk is an ahead of eight lines a time, so that it costs a tile in assembly little.
-typedef struct {
-  const char *p, *row;
-  long here, each, step, left;
-} walk;
-
-// fetches is what tiles prefetch: of what will be packed, and in assembly of the next tile's rows or panel as well.
-typedef struct {
-  ahead next;
-  walk walks[2];
-} fetches;
-
-static walk walk_of(ahead h, long lines) {
-  const long rows = h.lines > 0 ? h.left / h.lines : 0, each = (h.lines + lines - 1) / lines;
-  return (walk){h.p, h.row, each, each, h.step, rows * each};
-}
-
-static void fetch_next(fetches* f, ahead h) {
-  f->next = h;
-  f->walks[0] = walk_of(h, 4);
-}
-
-static void fetch_tile(fetches* f, ahead h) { f->walks[1] = walk_of(h, 8); }
-
 #ifdef LANES_TILES
 // tile_args are what a tile in assembly computes from: see the arguments of tile_fn. The panel is packed, unless the tile shall pack it into keep.
 typedef struct {
@@ -310,6 +253,7 @@ typedef struct {
   long add;
   walk* walks;
 } tile_args;
+_Static_assert(offsetof(tile_args, walks) == 88 && offsetof(walk, left) == 40, "the assembly's offsets");
 
 #define TILE_DECLARE(rows)                                  \
   extern void farandole_packed_##rows(const tile_args*);      \

@@ -202,7 +202,7 @@ func large(r *rand.Rand) []Problem {
 	return []Problem{
 		linearOf(r, 3, 5, 2*kernels.BlockK+101), linearOf(r, 1100, 3, 17), linearOf(r, 2, 1000, 31), linearOf(r, 15, 33, 3*kernels.BlockK),
 		linearBackwardOf(r, 2*kernels.BlockK+101, 3, 5), linearBackwardOf(r, 3, 2*kernels.BlockK+101, 5),
-		linearBackwardOf(r, 7, 1100, 3), linearBackwardOf(r, 7, 3, 1100),
+		linearBackwardOf(r, 7, 1100, 3), linearBackwardOf(r, 7, 3, 1100), linearBackwardOf(r, 15, 16400, 40),
 		convOf(r, window(3, 19, 17, 5, 3, 3, 1, 1), 7), convOf(r, window(2, 9, 9, 40, 3, 5, 2, 2), 33),
 		convBackwardOf(r, window(3, 19, 17, 5, 3, 3, 1, 1), 7), convBackwardOf(r, window(2, 9, 9, 40, 3, 5, 2, 2), 33),
 		maxPoolOf(r, window(3, 31, 30, 19, 3, 2, 2, 1)), maxPoolBackwardOf(r, window(3, 31, 30, 19, 3, 2, 2, 1)),

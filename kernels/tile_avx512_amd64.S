@@ -1,12 +1,10 @@
-//go:build cgo
+//go:build cgo && linux
 
 // The register tiles of a float32 matrix product on AVX-512, in assembly: gcc moves chains between registers, and its tiles take 3 to 14 % longer.
-// ops_matmul.h says what a tile is; lanes_avx512.h has the type of its arguments, to whose fields the offsets below belong.
+// ops_matmul.h says what a tile is and has the types of its arguments, to whose fields the offsets below belong.
 //
 // The chains of row i are zmm(2i) and zmm(2i+1), zmm28 and zmm29 are the panel's values, zmm30 a factor of the row. Rows are packed, one after another
 // for each term, or in place, with an address for every three of them. The panel is packed, or strided: then the tile packs what it reads.
-
-#if defined(__x86_64__) && defined(__linux__)
 
 #define args_a 0
 #define args_ai 8
@@ -142,7 +140,7 @@
 	.endif
 .endm
 
-// each does something with the chains x and y of every row, from row i on.
+// each does something for every row, whose chains are x and y.
 .macro each rows, do
 	\do 0, \rows, 0, 1
 	\do 1, \rows, 2, 3
@@ -314,8 +312,5 @@ farandole_\name\()_\rows:
 	tiles packed_keep, 0, 1
 	tiles placed, 1, 0
 	tiles placed_keep, 1, 1
-#endif
 
-#if defined(__linux__)
 	.section .note.GNU-stack, "", @progbits
-#endif
