@@ -21,6 +21,7 @@ type group struct {
 	id       transport.ID
 	ep       *endpoint // nil in a group of one
 	peers    []*peer   // by rank; nil for this one
+	self     *peer     // this one as its own peer, for greet alone
 	checksum bool
 	stage    bool
 	op       collective.Op // written by Mark alone, while no Send and no Recv runs
@@ -52,17 +53,18 @@ func newGroup(id transport.ID, ep *endpoint, conns []net.Conn, cfg Config) (*gro
 	t.stage = cfg.Stage || !ep.direct
 	i := 0
 	for r, c := range conns {
+		p := newPeer(r, i*peerOps, c, ep.staging[i*peerBytes:][:peerBytes])
+		i++
 		if c == nil {
+			t.self = p
 			continue
 		}
-		p := newPeer(r, i*peerOps, c, ep.staging[i*peerBytes:][:peerBytes])
 		t.peers[r] = p
 		for range ahead {
 			if err := t.ask(p); err != nil {
 				return nil, err
 			}
 		}
-		i++
 	}
 	t.watching.Go(t.push)
 	for _, p := range t.peers {

@@ -40,7 +40,7 @@ int fab_direct(const fab *f);
 // fab_name copies the endpoint's address; *len is the room before and the length after.
 int fab_name(fab *f, void *addr, size_t *len);
 
-// fab_insert makes addr peer number i; peers are inserted in order from 0.
+// fab_insert makes addr peer number i.
 int fab_insert(fab *f, const void *addr, uint64_t i);
 
 // fab_send and fab_recv post operation op, which must have ended since it was posted last. -FI_EAGAIN means: poll, then
